@@ -93,6 +93,9 @@ class Disk(Protocol):
     def lock(self, path: str) -> Lock:
         """Take an exclusive lock on a file (made if missing). BlockingIOError if it is held."""
 
+    def reached(self, point: str) -> None:
+        """The engine is at a named moment between two durable steps; a test disk may die here."""
+
 
 def read_file(disk: Disk, path: str) -> bytes:
     """The whole of a small file."""
@@ -237,6 +240,9 @@ class SystemDisk:
             os.close(fd)
             raise
         return SystemLock(fd)
+
+    def reached(self, point: str) -> None:
+        pass
 
 
 def _groups(buffers: Sequence[Buffer]) -> Iterator[Sequence[Buffer]]:
