@@ -1,0 +1,131 @@
+"""What a command's end means to the script that called it: one table, one mapping.
+
+An error becomes one line on stderr, `pulzar: what is wrong and what to do`, and one of
+EXIT_CODES. A command raises what it meets (PulzarError, OSError, click's own) and never exits
+by itself, except through `Answer`, for a "no" that is no error.
+"""
+
+import errno
+import os
+import sys
+import traceback
+
+import click
+import msgspec
+
+from pulzar.errors import (
+    ConditionFailed,
+    Damage,
+    HistoryTrimmed,
+    KeyNotFound,
+    OpenError,
+    OutOfSpace,
+    RangeNotSatisfiable,
+    Unavailable,
+    UsageError,
+)
+
+
+class ExitCode(msgspec.Struct, frozen=True):
+    """An exit code, what it means, and the errors that end in it (the first match counts)."""
+
+    number: int
+    meaning: str
+    errors: tuple[type[BaseException], ...] = ()
+
+
+class Answer(Exception):
+    """The command has said all there is to say and ends with this exit code."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+OK = 0
+NO = 1
+USAGE = 2
+UNAVAILABLE = 3
+NO_SPACE = 4
+DAMAGED = 5
+CANNOT_OPEN = 6
+BUG = 70
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+EXIT_CODES = (
+    ExitCode(OK, "done"),
+    ExitCode(
+        NO,
+        "the answer is no: no such key, a condition that does not hold",
+        (KeyNotFound, ConditionFailed, HistoryTrimmed),
+    ),
+    ExitCode(
+        USAGE,
+        "wrong use: an option, a key, a setting; nothing was changed",
+        (UsageError, RangeNotSatisfiable, click.UsageError),
+    ),
+    ExitCode(
+        UNAVAILABLE,
+        "cannot be answered now: no server there, or not ready; try again",
+        (Unavailable, ConnectionRefusedError),
+    ),
+    ExitCode(NO_SPACE, "no space left", (OutOfSpace,)),
+    ExitCode(DAMAGED, "damaged: bytes on disk fail their checksum", (Damage,)),
+    ExitCode(
+        CANNOT_OPEN,
+        "a file, a directory or a port cannot be opened",
+        (OpenError, click.FileError, OSError),
+    ),
+    ExitCode(BUG, "a bug in Pulzar; what it left on stderr helps to find it"),
+    ExitCode(INTERRUPTED, "interrupted by Ctrl-C", (KeyboardInterrupt, click.Abort)),
+    ExitCode(PIPE_CLOSED, "nobody reads the output any more", (BrokenPipeError,)),
+)
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of an error; BUG for one that no code names."""
+    if isinstance(error, BrokenPipeError):
+        return PIPE_CLOSED
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NO_SPACE
+    for code in EXIT_CODES:
+        if isinstance(error, code.errors):
+            return code.number
+    return BUG
+
+
+def message(error: BaseException) -> str:
+    """The error in one line."""
+    if isinstance(error, click.ClickException):
+        text = error.format_message()
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def run(group: click.Command, arguments: list[str] | None) -> int:
+    """Run a command and return its exit code, with the message of an error on stderr."""
+    try:
+        result = group.main(arguments, prog_name="pulzar", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else OK
+    except Answer as answer:
+        return answer.number
+    except click.UsageError as error:
+        error.show()
+        return USAGE
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends; there is nobody left to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except Exception as error:  # the last stop: every error becomes a message and a code
+        code = exit_code(error)
+        if code == BUG:
+            traceback.print_exc()
+        click.echo(f"pulzar: {message(error)}", err=True)
+        return code
