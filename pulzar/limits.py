@@ -23,6 +23,7 @@ CONTENT_TYPE_BYTES_MAX = 255
 SEGMENT_BYTES = 256 * MIB
 SEGMENT_BYTES_MIN = 64 * KIB  # tests use small segments
 SEGMENT_BYTES_MAX = 2 * GIB  # offsets in footers are u32
+SEGMENT_RECORDS_MAX = 262_144  # bounds the memory for sealing one
 CHECKPOINT_BYTES = 16 * MIB
 CHECKPOINT_IDLE_MS = 100
 MANIFEST_LINES_MAX = 10_000  # more lines than this are folded into a new MANIFEST
@@ -36,6 +37,7 @@ KEY_WAITERS_MAX = 1024  # writes waiting for their turn on one key
 # Disk.
 DISK_RESERVE_BYTES = 512 * MIB  # PUT answers 507 below this; deletes and compaction go on
 RETIRED_GRACE_S = 24 * 3600  # replaced files stay this long, so that a copy in progress is whole
+FOLLOW_PLACES_MAX = 64  # places in the log remembered for followers
 OPEN_FILES_MAX = 256  # segment and blob files held open for reading
 
 # HTTP.

@@ -1,4 +1,4 @@
-"""The footer of a sealed segment: what is in it, sorted by key, so that nobody reads the data again.
+"""The footer of a sealed segment: its records by key, so that nobody reads the data again.
 
 Behind the last record of a sealed segment, all little-endian:
 
@@ -51,6 +51,7 @@ BLOOM_PROBES = 4
 _TRAILER = struct.Struct("<8sII16s16sQQQQQIIIIIHxxQ8x")
 _RANGE = struct.Struct("<QQ")
 _ENTRY_ORDER = struct.Struct("<24xQQ")  # seq, version of a packed position
+_ENTRY_PLACE = struct.Struct("<I4xI")
 _BLOOM_SEED = 0x9E3779B9
 
 _crc32c = google_crc32c.extend
@@ -239,6 +240,17 @@ def entry_order(entry: bytes) -> tuple[int, int]:
     """(version, seq) of a packed position, without checking it."""
     seq, version = _ENTRY_ORDER.unpack_from(entry)
     return version, seq
+
+
+def entry_place(entry: bytes) -> tuple[int, int]:
+    """(segment, length) of a packed position, without checking it."""
+    segment, length = _ENTRY_PLACE.unpack_from(entry)
+    return segment, length
+
+
+def entry_type(entry: bytes) -> int:
+    """The record type of a packed position, without checking it."""
+    return entry[12]
 
 
 def _probes(key: bytes, bits: int) -> Iterator[int]:

@@ -32,6 +32,7 @@ class Added(msgspec.Struct, frozen=True, tag="added", tag_field="event", kw_only
     segment: int
     kind: int
     salt: str
+    opening: str
     first_seq: int = 0
     previous: int = 0
     previous_end: int = 0
@@ -85,7 +86,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Replaced segments that are still there -> when they were replaced (ms)."""
     retired_blobs: dict[str, int] = msgspec.field(default_factory=dict)
     unswapped: tuple[Replaced, ...] = ()
-    removed: frozenset[int] = frozenset()
     horizon: int = 0
 
 
@@ -115,7 +115,6 @@ def apply(state: Manifest, event: Event) -> Manifest:
         sealed=state.sealed - gone,
         retired={k: v for k, v in state.retired.items() if k not in gone},
         retired_blobs={k: v for k, v in state.retired_blobs.items() if k not in gone_blobs},
-        removed=state.removed | gone,
     )
 
 
@@ -142,8 +141,6 @@ def fold(state: Manifest) -> list[Event]:
     if state.horizon and not by_time and not blobs_by_time:
         events.append(Replaced(inputs=(), outputs=(), at_ms=0, horizon=state.horizon))
         events.append(Swapped(inputs=()))
-    if state.removed:
-        events.append(Removed(segments=tuple(sorted(state.removed))))
     return events
 
 

@@ -12,20 +12,21 @@ Segment header, little-endian, zeros to 128 bytes:
       |"PULZSEG1" | crc  |format |kind |volume id| salt | id  | previous | previous  | first   |
       |           |      |       |     |         |      |     | id       | end       | seq     |
       +-----------+------+-------+-----+---------+------+-----+----------+-----------+---------+
-      80             88
-      +--------------+
-      | created (ms) |
-      +--------------+
+      80             88           104
+      +--------------+------------+
+      | created (ms) | opening id |
+      +--------------+------------+
 
 crc is the CRC32C of bytes 0..8 and 12..128. kind is 0 for a segment of the log, 1 for one written
-by compaction. A segment of the log says where the one before it ends: what stands behind that
-offset there was never acknowledged and is void, however valid it looks. The footer (footer.py)
-exists in sealed segments only.
+by compaction. opening id names the opening of the log that wrote it. A segment of the log says
+where the one before it ends: what stands behind that offset there is void, however valid it
+looks. This holds once the segment is *born*: once a record in it has `synced` >= first seq - 1
+(recovery.py). The footer (footer.py) exists in sealed segments only.
 
 `scan` reads records one behind the other and, behind bytes that are not a record, searches on at
-the next multiple of 8: a record's crc covers its place, so a record inside a value is never found.
-A header with one flipped bit is mended from its checksum (CRC32C has a Hamming distance of at
-least 4 up to 5,243 bits, Koopman 2002, so the mending is unique; `find_flipped_bit` tries them all).
+the next multiple of 8: a record's crc covers its place, so one inside a value is never found. A
+header with one flipped bit is mended from its checksum: CRC32C has a Hamming distance of at least
+4 up to 5,243 bits (Koopman 2002), so the mending is unique, and `find_flipped_bit` tries them all.
 These constants are part of the format.
 """
 
@@ -47,7 +48,7 @@ KIND_LOG = 0
 KIND_COMPACTED = 1
 SALT_BYTES = 16
 
-_HEADER = struct.Struct("<8sIHH16s16sQQQQQ40x")
+_HEADER = struct.Struct("<8sIHH16s16sQQQQQ16s24x")
 _MAGIC_BYTES = struct.pack("<I", rec.MAGIC)
 _WINDOW_BYTES = 1 * MIB
 
@@ -65,6 +66,7 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
     previous_end: int = 0
     first_seq: int = 0
     created_ms: int = 0
+    opening: bytes = bytes(16)
     format: int = FORMAT
 
     @property
@@ -122,6 +124,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
         header.previous_end,
         header.first_seq,
         header.created_ms,
+        header.opening,
     )
     crc = _crc32c(_crc32c(0, packed[:8]), packed[12:])
     return packed[:8] + struct.pack("<I", crc) + packed[12:]
@@ -145,6 +148,7 @@ def decode_segment_header(buffer: bytes) -> SegmentHeader | None:
         previous_end=fields[8],
         first_seq=fields[9],
         created_ms=fields[10],
+        opening=fields[11],
     )
 
 

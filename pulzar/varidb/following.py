@@ -1,0 +1,229 @@
+"""Reading a log in the order of its seq, and filling views from it.
+
+A follower at a cursor gets the records behind it (`LogReader.records_behind`); one without a
+cursor, or with one below the horizon, gets a snapshot: every sealed segment's footer, newest
+record of each key, in any order (`load_segments`), which a view merges by (version, seq).
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from pulzar.disk import Disk
+from pulzar.errors import Damage
+from pulzar.limits import BATCH_RECORDS_MAX, FOLLOW_PLACES_MAX
+from pulzar.varidb.blob import decode_blob
+from pulzar.varidb.footer import Footer, entry_type, position_of, read_footer
+from pulzar.varidb.log import segment_path
+from pulzar.varidb.position import Cursor, Position, unpack_position
+from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
+from pulzar.varidb.recovery import Segment
+from pulzar.varidb.segment import KIND_LOG, SEGMENT_HEADER_BYTES, Found, read_record, scan
+
+Item: TypeAlias = tuple[bytes, Position]
+
+
+class IndexView(Protocol):
+    """What a volume needs of its index (index.py; pulzar.testing has one of a dict)."""
+
+    def get(self, key: bytes) -> Position | None:
+        """The newest position of a key, deletes included."""
+
+    def cursor(self) -> Cursor:
+        """How far it has followed; NOWHERE when it is empty or not to be trusted."""
+
+    def place(self) -> bytes:
+        """The bytes given with the last cursor."""
+
+    def apply(self, items: Sequence[Item], cursor: Cursor, place: bytes = b"") -> None:
+        """Take in positions; the larger (version, seq) wins. The cursor goes with them."""
+
+    def load(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> None:
+        """As apply, for the columns of a footer, without a cursor."""
+
+    def columns(self, after: bytes, limit: int) -> tuple[list[bytes], list[bytes]]:
+        """Keys strictly behind `after` and their packed entries, in key order."""
+
+    def swap(self, items: Iterable[tuple[bytes, Position, Position]]) -> int:
+        """Replace old by new where old is still there; how many."""
+
+    def drop(self, items: Iterable[tuple[bytes, tuple[int, int]]]) -> int:
+        """Remove entries that still have that (version, seq); how many."""
+
+    def reset(self) -> None:
+        """Throw everything away."""
+
+    def close(self, *, clean: bool) -> None:
+        """Close it; a clean one is trusted by the next opening."""
+
+
+class Logged(msgspec.Struct, frozen=True):
+    """A record as a follower gets it, with its seq in `position`."""
+
+    record: Record
+    position: Position
+
+
+def note_key(type_: int) -> bytes:
+    """The index key of the newest EPOCH, MEMBERS or PURGE; no user's key begins with 0xff."""
+    return bytes((0xFF, type_))
+
+
+def blob_key(name: str) -> bytes:
+    """The index key of a blob's record; no user's key begins with 0xfe."""
+    return b"\xfe" + name.encode()
+
+
+def position_in(segment_id: int, found: Found) -> Position:
+    """The position of a found record, with the size that users see."""
+    record = found.record
+    size = found.header.value_length
+    if found.header.type == Type.BLOB:
+        size = decode_blob(record.value).size if record is not None else 0
+    return position_of(found, segment_id=segment_id, size=size)
+
+
+def found_records(
+    disk: Disk, directory: str, segment: Segment, *, start: int = SEGMENT_HEADER_BYTES
+) -> Iterator[Found]:
+    """The records of a segment whose header holds, from an offset on. Raises OSError."""
+    file = disk.open(segment_path(directory, segment.id))
+    try:
+        for item in scan(file, start=start, end=segment.end, seed=segment.header.seed):
+            if isinstance(item, Found):
+                yield item
+    finally:
+        file.close()
+
+
+def footer_of(disk: Disk, directory: str, segment: Segment) -> Footer | None:
+    """The footer of a segment; None where it has none, or a damaged one. Raises OSError."""
+    if segment.trailer is None:
+        return None
+    file = disk.open(segment_path(directory, segment.id))
+    try:
+        return read_footer(file, segment.trailer)
+    except Damage:
+        return None
+    finally:
+        file.close()
+
+
+def index_items(key: bytes, value: bytes | None, position: Position) -> list[Item]:
+    """What the index keeps of one record. `value` is None where its body is damaged: the record
+    still says that its key changed."""
+    items = [(key or note_key(position.type), position)]
+    if position.type == Type.BLOB and value is not None:
+        items.append((blob_key(decode_blob(value).name), position))
+    return items
+
+
+def blob_items(
+    disk: Disk, directory: str, segment: Segment, keys: Sequence[bytes], entries: Sequence[bytes]
+) -> list[Item]:
+    """What the index keeps of the blobs that a footer's entries name. Raises OSError, Damage."""
+    file = disk.open(segment_path(directory, segment.id))
+    items: list[Item] = []
+    try:
+        for key, entry in zip(keys, entries, strict=True):
+            if entry_type(entry) != Type.BLOB:
+                continue
+            position = unpack_position(key, entry)
+            record = read_record(
+                file,
+                offset=position.offset,
+                length=position.length,
+                seed=segment.header.seed,
+            )
+            if record is not None:
+                items.append((blob_key(decode_blob(record.value).name), position))
+    finally:
+        file.close()
+    return items
+
+
+def load_segment(
+    disk: Disk,
+    directory: str,
+    segment: Segment,
+    index: IndexView,
+    cursor: Cursor,
+    place: bytes,
+    *,
+    start: int = SEGMENT_HEADER_BYTES,
+) -> None:
+    """Tell the index everything from an offset of a segment on; by its footer if it can be."""
+    footer = footer_of(disk, directory, segment) if start == SEGMENT_HEADER_BYTES else None
+    if footer is not None:
+        index.load(footer.keys, footer.entries)
+        items = [(note_key(note.type), note) for note in footer.notes]
+        items += blob_items(disk, directory, segment, footer.keys, footer.entries)
+        index.apply(items, cursor, place)
+        return
+    items = []
+    for found in found_records(disk, directory, segment, start=start):
+        if found.header.type in KEYED or found.header.type in KEPT_FOREVER:
+            value = found.record.value if found.record is not None else None
+            items += index_items(found.header.key, value, position_in(segment.id, found))
+        if len(items) >= BATCH_RECORDS_MAX:
+            index.apply(items, cursor, place)
+            items = []
+    index.apply(items, cursor, place)
+
+
+class LogReader:
+    """Reads the log of one volume in order. Remembers places, so that following is linear."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        segments: Mapping[int, Segment],
+        active: Callable[[], Segment],
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._segments = segments
+        self._active = active
+        self._places: OrderedDict[int, tuple[int, int]] = OrderedDict()
+
+    def records_behind(self, seq: int, *, limit: int) -> list[Logged]:
+        """Up to `limit` records behind `seq`, which is not below the horizon."""
+        logged: list[Logged] = []
+        for segment, start in self._route(seq):
+            found = found_records(self._disk, self._directory, segment, start=start)
+            for item in found:
+                if item.record is None or item.header.seq <= seq:
+                    continue
+                logged.append(Logged(item.record, position_in(segment.id, item)))
+                if len(logged) == limit:
+                    self._remember(item.header.seq, (segment.id, item.end))
+                    return logged
+        return logged
+
+    def _route(self, seq: int) -> Iterator[tuple[Segment, int]]:
+        """The segments that may hold what is behind `seq`, and where to begin in each."""
+        logs = [s for s in self._segments.values() if s.header.kind == KIND_LOG]
+        logs = [*sorted(logs, key=lambda s: s.id), self._active()]
+        place = self._places.pop(seq, None)
+        for number, segment in enumerate(logs):
+            later = logs[number + 1 :]
+            if place is not None and segment.id < place[0]:
+                continue
+            # A record behind the next segment's first seq is not in this one.
+            if place is None and later and _first_seq_bound(later[0]) <= seq + 1:
+                continue
+            start = place[1] if place and place[0] == segment.id else SEGMENT_HEADER_BYTES
+            yield segment, start
+
+    def _remember(self, seq: int, place: tuple[int, int]) -> None:
+        self._places[seq] = place
+        while len(self._places) > FOLLOW_PLACES_MAX:
+            self._places.popitem(last=False)
+
+
+def _first_seq_bound(segment: Segment) -> int:
+    """Every record of seq >= this one is in this segment or a later one."""
+    return segment.header.first_seq

@@ -1,0 +1,365 @@
+"""Opening: from what is in a volume's directory to where its log goes on.
+
+Three questions, in this order:
+
+1. Which segments are there? Every valid file in `segments/` is read, whatever the MANIFEST says; a
+   damaged segment header is rebuilt from the trailer or from the MANIFEST. One that the MANIFEST
+   names and that is neither there nor replaced by one that is: SegmentMissing.
+2. Where does each end? A sealed one says so in its trailer; an unsealed one that has a *born*
+   successor is told by it; the last one is judged (`judge_tail`).
+3. What is to be done with what stands behind the end that is certainly durable? It may have been
+   acknowledged, it may sit in the page cache of a disk that failed: it is *carried* into the new
+   segment, and the old one ends in front of it.
+
+A segment is born once a record in it has `synced` >= its first seq - 1: then everything that it
+stands on (the carried records, its OPEN record, the end of the one before) was durable before. An
+unborn one never held an acknowledged record that is not also in the one before; what it holds in
+sequence is carried too, and the file is removed later.
+
+Torn or damaged? A record that is no record is *damage* if something says that it was durable
+once: a later valid record's `synced`, or the cursor of a view. Damage is named and never cut off.
+Otherwise it is a torn tail: the log ends in front of it, later records of that batch included. (A
+valid record behind it proves nothing: one batch is written in any order.)
+"""
+
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from pulzar.disk import Disk, File
+from pulzar.errors import SegmentMissing
+from pulzar.limits import SEGMENT_BYTES_MAX
+from pulzar.varidb.footer import Trailer, read_trailer
+from pulzar.varidb.log import SEGMENTS, Start, segment_path
+from pulzar.varidb.manifest import Added, Manifest
+from pulzar.varidb.position import Cursor
+from pulzar.varidb.record import Record
+from pulzar.varidb.segment import (
+    KIND_LOG,
+    SEGMENT_HEADER_BYTES,
+    Found,
+    Gap,
+    SegmentHeader,
+    decode_segment_header,
+    scan,
+    segment_id_of,
+    segment_name,
+)
+
+
+class Damaged(msgspec.Struct, frozen=True):
+    """Bytes that were durable once and are no longer what was written."""
+
+    segment: int
+    offset: int
+    end: int
+    first_seq: int
+    last_seq: int
+    key: bytes | None
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of `segments/` that holds records. `end` is where its records end."""
+
+    header: SegmentHeader
+    trailer: Trailer | None
+    size: int
+    end: int
+    mended: bool = False
+
+    @property
+    def id(self) -> int:
+        """The id in the header."""
+        return self.header.segment_id
+
+
+class Tail(msgspec.Struct, frozen=True, kw_only=True):
+    """The judgement on the end of an unsealed segment.
+
+    `end` is the offset in front of the first carried record; `next_seq` is behind the last one.
+    """
+
+    end: int
+    next_seq: int
+    durable_seq: int
+    carried: tuple[Record, ...]
+    damaged: tuple[Damaged, ...]
+
+
+class Recovered(msgspec.Struct, frozen=True, kw_only=True):
+    """What a directory holds. `segments` by id; `unborn` have no record of their own."""
+
+    segments: tuple[Segment, ...]
+    unborn: tuple[int, ...]
+    start: Start
+    damaged: tuple[Damaged, ...]
+    last_opening: bytes
+
+
+def survey(disk: Disk, directory: str, manifest: Manifest, *, volume_id: bytes) -> list[Segment]:
+    """Every segment in the directory, by id. Raises OSError, SegmentMissing."""
+    found: dict[int, Segment] = {}
+    for name in disk.list(f"{directory}/{SEGMENTS}"):
+        segment_id = segment_id_of(name)
+        if segment_id is None:
+            continue
+        file = disk.open(f"{directory}/{SEGMENTS}/{name}")
+        try:
+            segment = _examine(file, manifest.segments.get(segment_id), volume_id=volume_id)
+        finally:
+            file.close()
+        if segment is not None and segment.id == segment_id:
+            found[segment_id] = segment
+    missing = manifest.segments.keys() - found.keys() - manifest.retired.keys()
+    if missing:
+        names = ", ".join(segment_name(segment) for segment in sorted(missing))
+        raise SegmentMissing(
+            f"{directory} lacks {names}: put it back, or restore the volume from a copy"
+        )
+    return [found[segment] for segment in sorted(found)]
+
+
+def _examine(file: File, added: Added | None, *, volume_id: bytes) -> Segment | None:
+    size = file.size()
+    header = decode_segment_header(file.read(SEGMENT_HEADER_BYTES, offset=0))
+    trailer = read_trailer(file)
+    mended = header is None
+    if header is None and added is not None:
+        header = _header_of(added, volume_id=volume_id)
+    if header is None and trailer is not None:
+        header = SegmentHeader(
+            volume_id=trailer.volume_id,
+            salt=trailer.salt,
+            segment_id=trailer.segment_id,
+            kind=trailer.kind,
+            first_seq=trailer.first_seq,
+        )
+    if header is None or header.volume_id != volume_id:
+        return None
+    if trailer is not None and trailer.salt != header.salt:
+        trailer = None
+    end = trailer.records_end if trailer is not None else min(size, SEGMENT_BYTES_MAX)
+    return Segment(header=header, trailer=trailer, size=size, end=end, mended=mended)
+
+
+def _header_of(added: Added, *, volume_id: bytes) -> SegmentHeader:
+    return SegmentHeader(
+        volume_id=volume_id,
+        salt=bytes.fromhex(added.salt),
+        segment_id=added.segment,
+        kind=added.kind,
+        previous_id=added.previous,
+        previous_end=added.previous_end,
+        first_seq=added.first_seq,
+        created_ms=added.created_ms,
+        opening=bytes.fromhex(added.opening),
+    )
+
+
+def is_born(file: File, segment: Segment) -> bool:
+    """Whether everything that the segment stands on was durable before it (see above)."""
+    if segment.header.previous_id == 0 or segment.trailer is not None:
+        return True
+    proof = segment.header.first_seq - 1
+    items = scan(file, start=SEGMENT_HEADER_BYTES, end=segment.end, seed=segment.header.seed)
+    return any(isinstance(item, Found) and item.header.synced >= proof for item in items)
+
+
+def judge_tail(
+    file: File, segment: Segment, *, at: int, durable_seq: int, expected: int | None
+) -> Tail:
+    """Where the log ends in its last segment, looking from offset `at` on.
+
+    `durable_seq` is what is known to have been durable; `expected` is the seq of the record at
+    `at`, None where only the segment itself knows.
+    """
+    judge = _Judge(segment, end=at, durable_seq=durable_seq, expected=expected)
+    resume: int | None = at
+    while resume is not None:
+        items = scan(file, start=resume, end=segment.end, seed=segment.header.seed)
+        resume = judge.look(items)
+    return judge.verdict()
+
+
+class _Judge:
+    """Walks once over the items of a scan; again from a problem that turns out to be damage."""
+
+    def __init__(
+        self, segment: Segment, *, end: int, durable_seq: int, expected: int | None
+    ) -> None:
+        self._segment = segment
+        self._end = end
+        self._durable_seq = durable_seq
+        self._expected = expected
+        self._behind: list[Found] = []  # valid, in sequence, not known to be durable
+        self._damaged: list[Damaged] = []
+
+    def look(self, items: Iterable[Found | Gap]) -> int | None:
+        """None at the end; else the offset from which to look again, knowing more."""
+        problem: Damaged | None = None
+        for item in items:
+            if problem is None:
+                problem = self._take(item)
+            elif isinstance(item, Found) and item.header.synced >= problem.first_seq:
+                self._learn(item.header.synced)
+                return problem.offset
+        return None
+
+    def _learn(self, durable_seq: int) -> None:
+        if durable_seq > self._durable_seq:
+            self._durable_seq = durable_seq
+            self._behind = [one for one in self._behind if one.header.seq > durable_seq]
+
+    def _take(self, item: Found | Gap) -> Damaged | None:
+        """Add an item to the log, or return it as the problem that may be its end."""
+        if isinstance(item, Found):
+            self._learn(item.header.synced)
+        trouble = _trouble(self._segment.id, item, expected=self._expected)
+        if trouble is not None:
+            if trouble.first_seq > self._durable_seq:
+                return trouble
+            self._damaged.append(trouble)
+        self._end = item.end
+        if isinstance(item, Found):
+            seq = item.header.seq
+            if self._damaged and self._damaged[-1].end == item.offset:
+                last = max(self._damaged[-1].last_seq, seq - 1)
+                self._damaged[-1] = msgspec.structs.replace(self._damaged[-1], last_seq=last)
+            self._expected = seq + 1
+            if seq > self._durable_seq:
+                self._behind.append(item)
+        return None
+
+    def verdict(self) -> Tail:
+        """What the walk found."""
+        next_seq = max(self._expected or 1, self._durable_seq + 1)
+        if self._damaged and self._damaged[-1].end == self._end:
+            last = max(self._damaged[-1].last_seq, next_seq - 1)
+            self._damaged[-1] = msgspec.structs.replace(self._damaged[-1], last_seq=last)
+        return Tail(
+            end=self._behind[0].offset if self._behind else self._end,
+            next_seq=next_seq,
+            durable_seq=self._durable_seq,
+            carried=tuple(one.record for one in self._behind if one.record is not None),
+            damaged=tuple(self._damaged),
+        )
+
+
+def _trouble(segment: int, item: Found | Gap, *, expected: int | None) -> Damaged | None:
+    """What is wrong with an item of a scan, if anything."""
+    if isinstance(item, Gap):
+        first = expected if expected is not None else 1
+        return Damaged(segment, item.offset, item.end, first, first, None)
+    seq = item.header.seq
+    if item.record is None or (expected is not None and seq < expected):
+        return Damaged(segment, item.offset, item.end, seq, seq, item.header.key)
+    return None
+
+
+def recover(
+    disk: Disk,
+    directory: str,
+    segments: list[Segment],
+    *,
+    named: Collection[int],
+    known: Cursor,
+    place: tuple[int, int],
+) -> Recovered:
+    """Where the log goes on.
+
+    `named` are the ids in the MANIFEST: an output of compaction that is neither named nor complete
+    is unborn too. `known` and `place` are the cursor of a trusted index and where in the log it
+    stands (segment, offset); NOWHERE and (0, 0) without one. Raises OSError.
+    """
+    logs = [segment for segment in segments if segment.header.kind == KIND_LOG]
+    unborn = [
+        segment
+        for segment in segments
+        if segment.header.kind != KIND_LOG and segment.trailer is None and segment.id not in named
+    ]
+    while logs and not _born_on_disk(disk, directory, logs[-1]):
+        unborn.append(logs.pop())
+    next_segment = max((segment.id for segment in segments), default=0) + 1
+    if not logs:
+        start = Start(next_segment=next_segment)
+        return Recovered(
+            segments=tuple(s for s in segments if s not in unborn),
+            unborn=tuple(s.id for s in unborn),
+            start=start,
+            damaged=(),
+            last_opening=b"",
+        )
+    last = logs[-1]
+    tail = _judge_on_disk(disk, directory, last, known=known, place=place)
+    carried, next_seq = list(tail.carried), tail.next_seq
+    for segment in sorted(unborn, key=lambda one: one.id):
+        for record in _valid_records(disk, directory, segment):
+            if record.seq == next_seq:
+                carried.append(record)
+                next_seq += 1
+    ends = {log.header.previous_id: log.header.previous_end for log in logs}
+    ends[last.id] = tail.end
+    return Recovered(
+        segments=tuple(
+            segment
+            if segment.trailer is not None
+            else msgspec.structs.replace(segment, end=ends.get(segment.id, segment.end))
+            for segment in segments
+            if segment not in unborn
+        ),
+        unborn=tuple(segment.id for segment in unborn),
+        start=Start(
+            next_segment=next_segment,
+            previous_id=last.id,
+            previous_end=tail.end,
+            next_seq=next_seq,
+            durable_seq=tail.durable_seq,
+            carried=tuple(carried),
+        ),
+        damaged=tail.damaged,
+        last_opening=last.header.opening,
+    )
+
+
+def _born_on_disk(disk: Disk, directory: str, segment: Segment) -> bool:
+    file = disk.open(segment_path(directory, segment.id))
+    try:
+        return is_born(file, segment)
+    finally:
+        file.close()
+
+
+def _judge_on_disk(
+    disk: Disk, directory: str, segment: Segment, *, known: Cursor, place: tuple[int, int]
+) -> Tail:
+    if segment.trailer is not None:
+        last_seq = segment.trailer.last_seq
+        return Tail(
+            end=segment.end, next_seq=last_seq + 1, durable_seq=last_seq, carried=(), damaged=()
+        )
+    header = segment.header
+    durable_seq = max(known.seq, header.first_seq - 1 if header.previous_id else 0)
+    file = disk.open(segment_path(directory, segment.id), write=True)
+    try:
+        # What a killed process wrote must be durable before anybody is told of it.
+        file.sync()
+        if place[0] == segment.id:
+            return judge_tail(
+                file, segment, at=place[1], durable_seq=durable_seq, expected=known.seq + 1
+            )
+        return judge_tail(
+            file, segment, at=SEGMENT_HEADER_BYTES, durable_seq=durable_seq, expected=None
+        )
+    finally:
+        file.close()
+
+
+def _valid_records(disk: Disk, directory: str, segment: Segment) -> list[Record]:
+    file = disk.open(segment_path(directory, segment.id))
+    try:
+        items = scan(file, start=SEGMENT_HEADER_BYTES, end=segment.end, seed=segment.header.seed)
+        return [
+            item.record for item in items if isinstance(item, Found) and item.record is not None
+        ]
+    finally:
+        file.close()

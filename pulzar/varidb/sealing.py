@@ -1,0 +1,58 @@
+"""Sealing: give a segment its footer, after which it never changes.
+
+Only segments that take no more records are sealed. What stands behind `segment.end` is void and
+is cut off first. A crash in between leaves a segment without a trailer, which is sealed again.
+"""
+
+import msgspec
+
+from pulzar.disk import Disk
+from pulzar.varidb.crash_point import CrashPoint
+from pulzar.varidb.following import position_in
+from pulzar.varidb.footer import build_footer, read_trailer
+from pulzar.varidb.log import segment_path
+from pulzar.varidb.position import Position
+from pulzar.varidb.recovery import Damaged, Segment
+from pulzar.varidb.segment import SEGMENT_HEADER_BYTES, Found, encode_segment_header, scan
+
+
+class SealedSegment(msgspec.Struct, frozen=True):
+    """A segment with its trailer, and what was found to be damaged in it."""
+
+    segment: Segment
+    damaged: tuple[Damaged, ...]
+
+
+def seal(disk: Disk, directory: str, segment: Segment) -> SealedSegment:
+    """Write the footer of a segment, durable when this returns. Raises OSError."""
+    records: list[tuple[bytes, Position]] = []
+    damaged: list[Damaged] = []
+    file = disk.open(segment_path(directory, segment.id), write=True)
+    try:
+        for item in scan(
+            file, start=SEGMENT_HEADER_BYTES, end=segment.end, seed=segment.header.seed
+        ):
+            if isinstance(item, Found):
+                records.append((item.header.key, position_in(segment.id, item)))
+                if item.record is None:
+                    seq = item.header.seq
+                    damaged.append(
+                        Damaged(segment.id, item.offset, item.end, seq, seq, item.header.key)
+                    )
+            else:
+                first = records[-1][1].seq + 1 if records else segment.header.first_seq
+                damaged.append(Damaged(segment.id, item.offset, item.end, first, first, None))
+        footer = build_footer(segment.header, records, records_end=segment.end)
+        file.truncate(segment.end)
+        if segment.mended:
+            file.write([encode_segment_header(segment.header)], offset=0)
+        file.write([footer], offset=segment.end)
+        disk.reached(CrashPoint.SEAL_WRITTEN)
+        file.sync()
+        disk.reached(CrashPoint.SEAL_SYNCED)
+        sealed = msgspec.structs.replace(
+            segment, trailer=read_trailer(file), size=file.size(), mended=False
+        )
+    finally:
+        file.close()
+    return SealedSegment(sealed, tuple(damaged))

@@ -1,0 +1,450 @@
+"""The volume: a directory with one log, and the index key -> position that follows it.
+
+    put:   Log.prepare -> Log.write (a thread may do it) -> Volume.settle: index, then acknowledge
+    get:   index -> position -> segment file -> checked record
+
+`Volume.open` brings a directory from whatever state a crash left it in to a running log:
+identity, MANIFEST, recovery (recovery.py), a new segment, the index caught up or rebuilt, files
+that nothing names swept. Only then is anything served.
+
+Everything here blocks and belongs to one thread, except what says otherwise. Sealing, compaction
+and purge read sealed segments only and run elsewhere (background.py); what they did is taken in
+here by `sealed` and `replace`.
+"""
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from pulzar.disk import Disk, File, Lock
+from pulzar.errors import Damage, HistoryTrimmed, OpenError, VolumeInUse, VolumeReadOnly
+from pulzar.limits import OPEN_FILES_MAX, RETIRED_GRACE_S, SEGMENT_BYTES
+from pulzar.varidb import record as rec
+from pulzar.varidb.blob import Blob, BlobWriter, blob_names, blob_path
+from pulzar.varidb.crash_point import CrashPoint
+from pulzar.varidb.following import (
+    IndexView,
+    Item,
+    Logged,
+    LogReader,
+    blob_items,
+    blob_key,
+    footer_of,
+    index_items,
+    load_segment,
+    note_key,
+)
+from pulzar.varidb.identity import IDENTITY_NAME, LOCK_NAME, create_identity, read_identity
+from pulzar.varidb.log import Batch, Log, added, segment_path
+from pulzar.varidb.manifest import ManifestFile, Removed, Replaced, Sealed, Swapped
+from pulzar.varidb.position import (
+    NOWHERE,
+    Cursor,
+    Position,
+    unpack_position,
+)
+from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
+from pulzar.varidb.recovery import Damaged, Recovered, Segment, recover, survey
+from pulzar.varidb.segment import KIND_LOG
+
+_PLACE = struct.Struct("<QQ")
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be set of a volume."""
+
+    segment_bytes: int = SEGMENT_BYTES
+    grace_s: int = RETIRED_GRACE_S
+
+
+class Volume:
+    """One volume, open for reading and writing. Use `Volume.open`."""
+
+    def __init__(
+        self,
+        *,
+        disk: Disk,
+        directory: str,
+        volume_id: bytes,
+        lock: Lock,
+        manifest: ManifestFile,
+        index: IndexView,
+        log: Log,
+        options: Options,
+        token: Callable[[int], bytes],
+    ) -> None:
+        self.directory = directory
+        self.id = volume_id
+        self.log = log
+        self.index = index
+        self.options = options
+        self.damaged: list[Damaged] = []
+        self.last_opening = b""
+        self.segments: dict[int, Segment] = {}
+        self._disk = disk
+        self._lock = lock
+        self._manifest = manifest
+        self._token = token
+        self._files: OrderedDict[int, tuple[File, int]] = OrderedDict()
+        self._reader = LogReader(disk, directory, self.segments, self.active_segment)
+
+    @classmethod
+    def open(
+        cls,
+        directory: str,
+        *,
+        disk: Disk,
+        open_index: Callable[[bytes], IndexView],
+        token: Callable[[int], bytes],
+        now_ms: int,
+        options: Options | None = None,
+    ) -> "Volume":
+        """Open a volume, or make an empty directory one. Raises OpenError.
+
+        `open_index` is given the volume's id; `token(n)` gives n random bytes.
+        """
+        try:
+            disk.make_directory(directory)
+            lock = disk.lock(f"{directory}/{LOCK_NAME}")
+        except BlockingIOError:
+            raise VolumeInUse(f"{directory} is in use by another process") from None
+        except OSError as error:
+            raise VolumeReadOnly(f"{directory} cannot be written: {error}") from None
+        try:
+            if disk.exists(f"{directory}/{IDENTITY_NAME}"):
+                identity = read_identity(disk, directory)
+            else:
+                identity = create_identity(disk, directory, token=token, now_ms=now_ms)
+            manifest = ManifestFile(disk, directory)
+            options = options or Options()
+            volume = cls(
+                disk=disk,
+                directory=directory,
+                volume_id=identity.id,
+                lock=lock,
+                manifest=manifest,
+                index=open_index(identity.id),
+                log=Log(
+                    disk=disk,
+                    directory=directory,
+                    volume_id=identity.id,
+                    manifest=manifest,
+                    segment_bytes=options.segment_bytes,
+                    token=token,
+                ),
+                options=options,
+                token=token,
+            )
+            volume._recover(now_ms=now_ms)
+        except BaseException as error:  # whatever it is, the lock must not outlive the attempt
+            lock.release()
+            if isinstance(error, OSError):
+                raise OpenError(f"{directory} cannot be opened: {error}") from error
+            raise
+        return volume
+
+    def _recover(self, *, now_ms: int) -> None:
+        segments = survey(self._disk, self.directory, self._manifest.state, volume_id=self.id)
+        known, place = self.index.cursor(), _unpack_place(self.index.place())
+        if known.seq == 0 or all(s.header.opening != known.opening for s in segments):
+            self.index.reset()
+            known, place = NOWHERE, (0, 0)
+        recovered = recover(
+            self._disk,
+            self.directory,
+            segments,
+            named=self._manifest.state.segments.keys(),
+            known=known,
+            place=place,
+        )
+        self.segments.update((segment.id, segment) for segment in recovered.segments)
+        self.damaged = list(recovered.damaged)
+        self.last_opening = recovered.last_opening
+        unknown = [s for s in recovered.segments if s.id not in self._manifest.state.segments]
+        if unknown:
+            self._manifest.append([added(segment.header) for segment in unknown])
+        batch = self.log.open(recovered.start, now_ms=now_ms)
+        self._fill_index(known, place)
+        self._apply(batch)
+        for replaced in self._manifest.state.unswapped:
+            self.swap(replaced)
+        self._sweep(recovered)
+
+    def _fill_index(self, known: Cursor, place: tuple[int, int]) -> None:
+        """Tell the index what the log has behind the place where it stands."""
+        packed = _PLACE.pack(*place)
+        for segment in self.segments.values():
+            if known.seq == 0:
+                load_segment(self._disk, self.directory, segment, self.index, known, packed)
+            elif segment.header.kind == KIND_LOG and segment.id >= place[0]:
+                start = {"start": place[1]} if segment.id == place[0] else {}
+                load_segment(
+                    self._disk, self.directory, segment, self.index, known, packed, **start
+                )
+
+    def _sweep(self, recovered: Recovered) -> None:
+        """Remove files that no record and no line of the MANIFEST names; before serving only."""
+        for segment_id in recovered.unborn:
+            if segment_id in self._manifest.state.segments:
+                self._manifest.append([Removed(segments=(segment_id,))])
+            _unlink(self._disk, segment_path(self.directory, segment_id))
+        retired = self._manifest.state.retired_blobs
+        for name in list(blob_names(self._disk, self.directory)):
+            if name not in retired and self.index.get(blob_key(name)) is None:
+                _unlink(self._disk, blob_path(self.directory, name))
+
+    # Writing.
+
+    def settle(self, batch: Batch) -> None:
+        """A written batch is durable: tell the index. Not before this may it be acknowledged."""
+        self.log.settle(batch)
+        self._apply(batch)
+        self._disk.reached(CrashPoint.COMMIT_INDEXED)
+
+    def _apply(self, batch: Batch) -> None:
+        items: list[Item] = []
+        for record, position in zip(batch.records, batch.positions, strict=True):
+            if position.type == Type.PUT or position.type == Type.DELETE:
+                items.append((record.key, position))
+            elif position.type in KEYED or position.type in KEPT_FOREVER:
+                items += index_items(record.key, record.value, position)
+        self.index.apply(items, self.log.cursor(), _PLACE.pack(self.log.segment, self.log.end))
+
+    def append(self, records: Sequence[Record], *, now_ms: int) -> None:
+        """Write records: durable and indexed when this returns. For tools and tests.
+
+        Raises WritesStopped, OSError.
+        """
+        rest = list(records)
+        while rest:
+            if not self.log.fits(rest[0]):
+                self.roll(now_ms=now_ms)
+            batch = self.log.prepare(rest)
+            self.log.write(batch)
+            self.settle(batch)
+            rest = rest[len(batch.records) :]
+
+    def roll(self, *, now_ms: int) -> int:
+        """Begin a new active segment. The old one's id: it can be sealed. Raises OSError."""
+        old = self.active_segment()
+        self.log.roll(now_ms=now_ms)
+        self.segments[old.id] = old
+        return old.id
+
+    def active_segment(self) -> Segment:
+        """The active segment as it is now."""
+        header, end = self.log.header, self.log.end
+        assert header is not None
+        return Segment(header=header, trailer=None, size=end, end=end)
+
+    def blob_writer(self) -> BlobWriter:
+        """A new blob. Its methods may be called in any one thread. Raises OSError."""
+        return BlobWriter(self._disk, self.directory, self._token(16).hex())
+
+    def promised_epoch(self) -> int:
+        """The largest epoch that this volume ever promised."""
+        position = self.index.get(note_key(Type.EPOCH))
+        return rec.epoch_of(position.version) if position else 0
+
+    # Reading.
+
+    def read_cached(self, key: bytes, position: Position) -> Record | None:
+        """The record, if no disk has to be waited for; else None: use `read` in a thread.
+
+        Raises Damage, FileNotFoundError (compaction moved it: ask the index again).
+        """
+        file, seed = self._file(position.segment)
+        buffer = file.read_cached(position.length, offset=position.offset)
+        if buffer is None:
+            return None
+        return _checked(key, position, buffer, seed=seed)
+
+    def read(self, key: bytes, position: Position) -> Record:
+        """The record at a position. Any thread. Raises Damage, OSError."""
+        file = self._disk.open(segment_path(self.directory, position.segment))
+        try:
+            buffer = file.read(position.length, offset=position.offset)
+        finally:
+            file.close()
+        return _checked(key, position, buffer, seed=self._seed(position.segment))
+
+    def open_blob(self, blob: Blob) -> File:
+        """The file of a blob. Any thread. Raises Damage where it is missing."""
+        try:
+            return self._disk.open(blob_path(self.directory, blob.name))
+        except FileNotFoundError:
+            raise Damage(f"blob {blob.name} of volume {self.id.hex()} is missing") from None
+
+    def _file(self, segment_id: int) -> tuple[File, int]:
+        """An open file of a segment, and its seed."""
+        cached = self._files.get(segment_id)
+        if cached is not None:
+            self._files.move_to_end(segment_id)
+            return cached
+        file = self._disk.open(segment_path(self.directory, segment_id))
+        self._files[segment_id] = (file, self._seed(segment_id))
+        while len(self._files) > OPEN_FILES_MAX:
+            self._files.popitem(last=False)[1][0].close()
+        return self._files[segment_id]
+
+    def _seed(self, segment_id: int) -> int:
+        if segment_id == self.log.segment:
+            return self.log.seed
+        segment = self.segments.get(segment_id)
+        if segment is None:
+            raise FileNotFoundError(f"segment {segment_id} is gone")
+        return segment.header.seed
+
+    # Following.
+
+    def follow(self, cursor: Cursor, *, limit: int) -> tuple[list[Logged], Cursor]:
+        """Up to `limit` records behind `cursor`, and the cursor behind them; none at the head.
+
+        Raises HistoryTrimmed where the cursor is not one of this log's, or is below the horizon:
+        then take `index.columns` as a snapshot and go on from `log.cursor()`.
+        """
+        known = (self.log.opening, self.last_opening)
+        horizon = self._manifest.state.horizon
+        if cursor.opening not in known or not horizon <= cursor.seq <= self.log.durable_seq:
+            raise HistoryTrimmed(f"the log cannot be followed from seq {cursor.seq}")
+        logged = self._reader.records_behind(cursor.seq, limit=limit)
+        seq = logged[-1].position.seq if logged else cursor.seq
+        return logged, Cursor(self.log.opening, seq)
+
+    # Files that the background wrote.
+
+    def sealed(self, segment: Segment) -> None:
+        """A segment got its footer: it is immutable from now on. Raises OSError."""
+        if segment.id not in self._manifest.state.sealed:
+            self._manifest.append([Sealed(segment=segment.id)])
+        self.segments[segment.id] = segment
+
+    def unsealed(self) -> list[Segment]:
+        """The segments that wait for their footers, oldest first."""
+        return [s for _, s in sorted(self.segments.items()) if s.trailer is None]
+
+    def retired(self) -> dict[int, int]:
+        """Segments that compaction replaced -> when (ms). They stay for the grace."""
+        return self._manifest.state.retired
+
+    def next_segment_id(self) -> int:
+        """An id for compaction to write to."""
+        return self.log.next_segment_id()
+
+    def replace(self, replaced: Replaced, outputs: Sequence[Segment]) -> None:
+        """Take in what compaction wrote: one line, and the outputs stand for the inputs.
+
+        Then swap the index (`swap`, or `swap_entries` piece by piece and `swapped`).
+        """
+        lines = [added(segment.header) for segment in outputs]
+        seals = [Sealed(segment=segment.id) for segment in outputs]
+        self._manifest.append([*lines, *seals, replaced])
+        self.segments.update((segment.id, segment) for segment in outputs)
+        self._disk.reached(CrashPoint.COMPACTION_COMMITTED)
+
+    def swap_entries(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> int:
+        """Point the index at entries of an output, where it still has the same record."""
+        columns = zip(keys, entries, strict=True)
+        return self._swap([(key, unpack_position(key, entry)) for key, entry in columns])
+
+    def _swap(self, items: Sequence[Item]) -> int:
+        changes = []
+        for key, new in items:
+            old = self.index.get(key)
+            if old is not None and old.order == new.order:
+                changes.append((key, old, new))
+        return self.index.swap(changes)
+
+    def swap(self, replaced: Replaced) -> None:
+        """Finish a replacement at once. Raises OSError, Damage."""
+        for output in replaced.outputs:
+            footer = footer_of(self._disk, self.directory, self.segments[output])
+            if footer is None:
+                raise Damage(f"segment {output}, just written by compaction, has no valid footer")
+            self.swap_entries(footer.keys, footer.entries)
+        self.swapped(replaced)
+
+    def swapped(self, replaced: Replaced) -> None:
+        """The index no longer points into the inputs, but for a few notes and names of blobs."""
+        for output in replaced.outputs:
+            segment = self.segments[output]
+            footer = footer_of(self._disk, self.directory, segment)
+            if footer is None:
+                raise Damage(f"segment {output}, just written by compaction, has no valid footer")
+            items = [(note_key(note.type), note) for note in footer.notes]
+            items += blob_items(self._disk, self.directory, segment, footer.keys, footer.entries)
+            self._swap(items)
+        names = [blob_key(name) for name in replaced.blobs]
+        found = [(name, self.index.get(name)) for name in names]
+        self.index.drop([(name, old.order) for name, old in found if old is not None])
+        self._disk.reached(CrashPoint.COMPACTION_SWAPPED)
+        self._manifest.append([Swapped(inputs=replaced.inputs)])
+
+    def remove_retired(self, *, now_ms: int) -> int:
+        """Remove replaced files whose grace is over; how many. Raises OSError."""
+        state = self._manifest.state
+        waiting = {segment for replaced in state.unswapped for segment in replaced.inputs}
+        due_ms = now_ms - self.options.grace_s * 1000
+        segments = [s for s, at in state.retired.items() if at <= due_ms and s not in waiting]
+        blobs = [name for name, at in state.retired_blobs.items() if at <= due_ms]
+        if not segments and not blobs:
+            return 0
+        self._manifest.append([Removed(segments=tuple(segments), blobs=tuple(blobs))])
+        self._disk.reached(CrashPoint.RETIRED_REMOVED)
+        for segment_id in segments:
+            cached = self._files.pop(segment_id, None)
+            if cached is not None:
+                cached[0].close()
+            self.segments.pop(segment_id, None)
+            _unlink(self._disk, segment_path(self.directory, segment_id))
+        for name in blobs:
+            _unlink(self._disk, blob_path(self.directory, name))
+        return len(segments) + len(blobs)
+
+    def rebuild_index(self) -> None:
+        """Empty the index and fill it from the log."""
+        self.index.reset()
+        self._fill_index(NOWHERE, (0, 0))
+        place = _PLACE.pack(self.log.segment, self.log.end)
+        active = self.active_segment()
+        load_segment(self._disk, self.directory, active, self.index, self.log.cursor(), place)
+
+    def close(self, *, now_ms: int) -> None:
+        """Write a checkpoint, close everything, give the lock back."""
+        try:
+            if self.log.failed is None:
+                self.log.checkpoint(now_ms=now_ms)
+                self._apply(Batch(0, 0, 0, [], 0, [], []))
+        finally:
+            for file, _ in self._files.values():
+                file.close()
+            self._files.clear()
+            self.log.close()
+            self._manifest.close()
+            self.index.close(clean=self.log.failed is None)
+            self._lock.release()
+
+
+def _unpack_place(place: bytes) -> tuple[int, int]:
+    if len(place) != _PLACE.size:
+        return (0, 0)
+    segment, offset = _PLACE.unpack(place)
+    return int(segment), int(offset)
+
+
+def _checked(key: bytes, position: Position, buffer: bytes, *, seed: int) -> Record:
+    record = rec.decode(buffer, 0, offset=position.offset, seed=seed)
+    if record is None or record.key != key or (record.version, record.seq) != position.order:
+        raise Damage(
+            f"the record at {position.segment}:{position.offset} does not match its checksum"
+        )
+    return record
+
+
+def _unlink(disk: Disk, path: str) -> None:
+    try:
+        disk.unlink(path)
+    except FileNotFoundError:
+        return
