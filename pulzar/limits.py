@@ -49,6 +49,9 @@ UPLOAD_CHUNK_TIMEOUT_S = 60.0  # no byte for so long ends an upload
 DRAIN_BYTES_MAX = 64 * KIB  # read after an early 4xx, so that the client sees the answer
 SHUTDOWN_GRACE_S = 10.0
 
+# Settings.
+SETTINGS_FILE_BYTES_MAX = 1 * MIB
+
 # Times.
 EXPIRES_S_MAX = 253_402_300_799  # 9999-12-31T23:59:59Z
 

@@ -20,7 +20,7 @@ from pulzar.errors import Damage
 from pulzar.varidb import record as rec
 from pulzar.varidb.blob import decode_blob
 from pulzar.varidb.crash_point import CrashPoint
-from pulzar.varidb.following import blob_key, note_key, position_in
+from pulzar.varidb.following import blob_key, footer_of, note_key, position_in
 from pulzar.varidb.footer import build_footer, entry_place, read_trailer
 from pulzar.varidb.log import SEGMENTS, segment_path
 from pulzar.varidb.position import Position
@@ -206,9 +206,8 @@ def rewrite(
                 if record.type == Type.BLOB and _was_last(record, segment.id, found, get):
                     blobs.append(decode_blob(record.value).name)
         kept = len(output.positions)
-        ranges = merge_ranges([(segment.id, segment.id) for segment in inputs])
         if kept:
-            new = output.finish(ranges)
+            new = output.finish(_stands_for(disk, directory, inputs))
         else:
             output.abort()
     except BaseException:  # also when the process is told to stop: no half file is left behind
@@ -224,6 +223,16 @@ def rewrite(
         dropped=dropped,
         horizon=max((trailer.last_seq for trailer in trailers), default=0),
     )
+
+
+def _stands_for(disk: Disk, directory: str, inputs: Sequence[Segment]) -> list[tuple[int, int]]:
+    """The ids of the inputs, and of all that those stand for."""
+    ranges = [(segment.id, segment.id) for segment in inputs]
+    for segment in inputs:
+        if segment.trailer is not None and segment.trailer.inputs:
+            footer = footer_of(disk, directory, segment)
+            ranges += footer.inputs if footer is not None else []
+    return merge_ranges(ranges)
 
 
 def _records(disk: Disk, directory: str, segment: Segment) -> Iterable[tuple[Found, Record]]:

@@ -17,6 +17,7 @@ OPEN record, and a CHECKPOINT behind it; an opening never appends to a segment i
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,7 +29,7 @@ from pulzar.varidb.blob import decode_blob
 from pulzar.varidb.crash_point import CrashPoint
 from pulzar.varidb.manifest import Added, ManifestFile
 from pulzar.varidb.position import Cursor, Position
-from pulzar.varidb.record import KEYED, Record, Type
+from pulzar.varidb.record import Record, Type
 from pulzar.varidb.segment import (
     SALT_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -51,13 +52,8 @@ class Batch(msgspec.Struct, frozen=True):
     records: list[Record]
     positions: list[Position]
 
-    def keyed(self) -> list[tuple[bytes, Position]]:
-        """What the index needs to know."""
-        return [
-            (record.key, position)
-            for record, position in zip(self.records, self.positions, strict=True)
-            if position.type in KEYED
-        ]
+
+NO_RECORDS = Batch(0, 0, 0, [], 0, [], [])
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +65,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     next_seq: int = 1
     durable_seq: int = 0
     carried: tuple[Record, ...] = ()
+
+
+class Active(NamedTuple):
+    """A segment that takes records."""
+
+    header: SegmentHeader
+    file: File
 
 
 class Log:
@@ -112,13 +115,14 @@ class Log:
         self.durable_seq = start.durable_seq
         open_seq = start.next_seq
         self.next_seq = start.carried[0].seq if start.carried else open_seq
-        header = self._create(
+        active = self._create(
             start.next_segment,
             previous_id=start.previous_id,
             previous_end=start.previous_end,
             first_seq=open_seq + 1,
             now_ms=now_ms,
         )
+        self._begin(active)
         opened = Record(type=Type.OPEN, value=self.opening, created_ms=now_ms)
         batch = self.prepare([*start.carried, opened], bounded=False)
         if batch.last_seq != open_seq:
@@ -127,7 +131,7 @@ class Log:
         self._disk.sync_directory(f"{self._directory}/{SEGMENTS}")
         self.settle(batch)
         self._disk.reached(CrashPoint.RECOVERY_COPIED)
-        self._add(header)
+        self._add(active.header)
         self.checkpoint(now_ms=now_ms)
         return batch
 
@@ -213,33 +217,35 @@ class Log:
         if self.checkpoint_seq != self.durable_seq and self.fits(record):
             self.append([record])
 
-    def roll(self, *, now_ms: int) -> int:
-        """Begin a new active segment; the id of the old one, which can be sealed now.
+    def begin_roll(self, *, now_ms: int) -> Active:
+        """Create the next segment; a thread may do it. `end_roll` makes it the active one.
 
-        Raises OSError: without room nothing has changed; any other error is final.
+        Raises OSError: without room nothing has changed; an error of the MANIFEST is final.
         """
         self._require_writable()
-        old_id, old_end, old_file = self.segment, self.end, self._file
-        old_header, old_seed, old_count = self.header, self.seed, self.records_in_segment
+        active = self._create(
+            self.next_segment_id(),
+            previous_id=self.segment,
+            previous_end=self.end,
+            first_seq=self.next_seq,
+            now_ms=now_ms,
+        )
         try:
-            header = self._create(
-                self.next_segment_id(),
-                previous_id=old_id,
-                previous_end=old_end,
-                first_seq=self.next_seq,
-                now_ms=now_ms,
-            )
             self._disk.sync_directory(f"{self._directory}/{SEGMENTS}")
         except OSError:
-            self._discard_segment()
-            self.segment, self.end, self._file = old_id, old_end, old_file
-            self.header, self.seed = old_header, old_seed
-            self.records_in_segment = old_count
+            self._discard(active)
             raise
-        self._add(header)
-        if old_file is not None:
-            old_file.close()
-        return old_id
+        self._add(active.header)
+        return active
+
+    def end_roll(self, active: Active) -> None:
+        """From now on records go to the new segment. The old one can be sealed."""
+        self.close()
+        self._begin(active)
+
+    def roll(self, *, now_ms: int) -> None:
+        """begin_roll and end_roll in one call. Raises OSError."""
+        self.end_roll(self.begin_roll(now_ms=now_ms))
 
     def next_segment_id(self) -> int:
         """An id that no segment ever had."""
@@ -261,7 +267,7 @@ class Log:
 
     def _create(
         self, segment_id: int, *, previous_id: int, previous_end: int, first_seq: int, now_ms: int
-    ) -> SegmentHeader:
+    ) -> Active:
         header = SegmentHeader(
             volume_id=self._volume_id,
             salt=self._token(SALT_BYTES),
@@ -272,18 +278,24 @@ class Log:
             created_ms=now_ms,
             opening=self.opening,
         )
-        self._file = None
-        self.segment = segment_id
-        self._file = self._disk.create(self._path(segment_id))
-        self._file.allocate(self._segment_bytes)
-        self._file.write([encode_segment_header(header)], offset=0)
-        self._file.sync()
+        active = Active(header, self._disk.create(segment_path(self._directory, segment_id)))
+        try:
+            active.file.allocate(self._segment_bytes)
+            active.file.write([encode_segment_header(header)], offset=0)
+            active.file.sync()
+        except OSError:
+            self._discard(active)
+            raise
         self._disk.reached(CrashPoint.SEGMENT_CREATED)
-        self.header = header
-        self.seed = header.seed
+        return active
+
+    def _begin(self, active: Active) -> None:
+        self._file = active.file
+        self.header = active.header
+        self.seed = active.header.seed
+        self.segment = active.header.segment_id
         self.end = SEGMENT_HEADER_BYTES
         self.records_in_segment = 0
-        return header
 
     def _add(self, header: SegmentHeader) -> None:
         try:
@@ -293,18 +305,13 @@ class Log:
             raise
         self._disk.reached(CrashPoint.SEGMENT_ADDED)
 
-    def _discard_segment(self) -> None:
-        """Remove a half-made segment, as far as the disk lets us; the next opening ignores it."""
-        if self._file is None:
-            return
-        self._file.close()
+    def _discard(self, active: Active) -> None:
+        """Remove a half-made segment, or stop: its name is taken and its state unknown."""
+        active.file.close()
         try:
-            self._disk.unlink(self._path(self.segment))
-        except OSError:
-            self.fail(f"segment {self.segment} could be neither used nor removed")
-
-    def _path(self, segment_id: int) -> str:
-        return segment_path(self._directory, segment_id)
+            self._disk.unlink(segment_path(self._directory, active.header.segment_id))
+        except OSError as error:
+            self.fail(f"a new segment could be neither used nor removed: {error}")
 
 
 def segment_path(directory: str, segment_id: int) -> str:

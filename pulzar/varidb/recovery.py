@@ -29,7 +29,7 @@ import msgspec
 from pulzar.disk import Disk, File
 from pulzar.errors import SegmentMissing
 from pulzar.limits import SEGMENT_BYTES_MAX
-from pulzar.varidb.footer import Trailer, read_trailer
+from pulzar.varidb.footer import Trailer, read_footer, read_trailer
 from pulzar.varidb.log import SEGMENTS, Start, segment_path
 from pulzar.varidb.manifest import Added, Manifest
 from pulzar.varidb.position import Cursor
@@ -112,11 +112,28 @@ def survey(disk: Disk, directory: str, manifest: Manifest, *, volume_id: bytes) 
             found[segment_id] = segment
     missing = manifest.segments.keys() - found.keys() - manifest.retired.keys()
     if missing:
+        missing -= _replaced_by(disk, directory, found.values())
+    if missing:
         names = ", ".join(segment_name(segment) for segment in sorted(missing))
         raise SegmentMissing(
             f"{directory} lacks {names}: put it back, or restore the volume from a copy"
         )
     return [found[segment] for segment in sorted(found)]
+
+
+def _replaced_by(disk: Disk, directory: str, segments: Iterable[Segment]) -> set[int]:
+    """The ids that the footers of compacted segments name as their inputs."""
+    replaced: set[int] = set()
+    for segment in segments:
+        if segment.trailer is None or not segment.trailer.inputs:
+            continue
+        file = disk.open(segment_path(directory, segment.id))
+        try:
+            for first, last in read_footer(file, segment.trailer).inputs:
+                replaced.update(range(first, last + 1))
+        finally:
+            file.close()
+    return replaced
 
 
 def _examine(file: File, added: Added | None, *, volume_id: bytes) -> Segment | None:

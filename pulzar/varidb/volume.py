@@ -37,7 +37,7 @@ from pulzar.varidb.following import (
     note_key,
 )
 from pulzar.varidb.identity import IDENTITY_NAME, LOCK_NAME, create_identity, read_identity
-from pulzar.varidb.log import Batch, Log, added, segment_path
+from pulzar.varidb.log import NO_RECORDS, Active, Batch, Log, added, segment_path
 from pulzar.varidb.manifest import ManifestFile, Removed, Replaced, Sealed, Swapped
 from pulzar.varidb.position import (
     NOWHERE,
@@ -167,7 +167,7 @@ class Volume:
             self._manifest.append([added(segment.header) for segment in unknown])
         batch = self.log.open(recovered.start, now_ms=now_ms)
         self._fill_index(known, place)
-        self._apply(batch)
+        self.apply(batch)
         for replaced in self._manifest.state.unswapped:
             self.swap(replaced)
         self._sweep(recovered)
@@ -197,13 +197,8 @@ class Volume:
 
     # Writing.
 
-    def settle(self, batch: Batch) -> None:
-        """A written batch is durable: tell the index. Not before this may it be acknowledged."""
-        self.log.settle(batch)
-        self._apply(batch)
-        self._disk.reached(CrashPoint.COMMIT_INDEXED)
-
-    def _apply(self, batch: Batch) -> None:
+    def apply(self, batch: Batch) -> None:
+        """Tell the index of a settled batch. Not before this may it be acknowledged."""
         items: list[Item] = []
         for record, position in zip(batch.records, batch.positions, strict=True):
             if position.type == Type.PUT or position.type == Type.DELETE:
@@ -211,6 +206,7 @@ class Volume:
             elif position.type in KEYED or position.type in KEPT_FOREVER:
                 items += index_items(record.key, record.value, position)
         self.index.apply(items, self.log.cursor(), _PLACE.pack(self.log.segment, self.log.end))
+        self._disk.reached(CrashPoint.COMMIT_INDEXED)
 
     def append(self, records: Sequence[Record], *, now_ms: int) -> None:
         """Write records: durable and indexed when this returns. For tools and tests.
@@ -223,15 +219,19 @@ class Volume:
                 self.roll(now_ms=now_ms)
             batch = self.log.prepare(rest)
             self.log.write(batch)
-            self.settle(batch)
+            self.log.settle(batch)
+            self.apply(batch)
             rest = rest[len(batch.records) :]
 
-    def roll(self, *, now_ms: int) -> int:
-        """Begin a new active segment. The old one's id: it can be sealed. Raises OSError."""
+    def roll(self, *, now_ms: int) -> None:
+        """Begin a new active segment: the old one can be sealed. Raises OSError."""
+        self.end_roll(self.log.begin_roll(now_ms=now_ms))
+
+    def end_roll(self, active: Active) -> None:
+        """Make a segment that `Log.begin_roll` created the active one."""
         old = self.active_segment()
-        self.log.roll(now_ms=now_ms)
         self.segments[old.id] = old
-        return old.id
+        self.log.end_roll(active)
 
     def active_segment(self) -> Segment:
         """The active segment as it is now."""
@@ -416,7 +416,7 @@ class Volume:
         try:
             if self.log.failed is None:
                 self.log.checkpoint(now_ms=now_ms)
-                self._apply(Batch(0, 0, 0, [], 0, [], []))
+                self.apply(NO_RECORDS)
         finally:
             for file, _ in self._files.values():
                 file.close()
