@@ -1,0 +1,43 @@
+"""`pulzar config`: the settings that hold, and where each comes from."""
+
+import click
+
+from pulzar.cli.options import app_option, config_option, json_option
+from pulzar.cli.output import note, print_json, print_table
+from pulzar.config import load
+from pulzar.disk import SystemDisk
+from pulzar.settings import SETTINGS
+
+
+@click.command("config")
+@app_option
+@config_option
+@json_option
+def command(app: str | None, config: str | None, as_json: bool) -> None:
+    """Show the settings that hold, and where each comes from.
+
+    As `pulzar up` would find them here and now: server.conf, environment variables, defaults.
+    The columns are section, name, value, origin and environment variable.
+    """
+    found = load(SystemDisk(), app=app, file=config)
+    rows = []
+    for setting in SETTINGS:
+        value = getattr(found, setting.field)
+        origin = found.origins[setting.field]
+        rows.append((setting.section, setting.name, value, origin, setting.variable))
+        if as_json:
+            print_json(
+                {
+                    "section": setting.section,
+                    "name": setting.name,
+                    "value": value,
+                    "origin": origin,
+                    "default": setting.parse(setting.default),
+                    "variable": setting.variable,
+                    "effective": not setting.later,
+                }
+            )
+    if not as_json:
+        print_table(("section", "name", "value", "from", "environment variable"), rows)
+    for setting in found.without_effect():
+        note(f"{setting} has no effect in this version. {setting.later}")

@@ -1,0 +1,283 @@
+"""The table of every setting: section, name, kind, default, what it does, what it costs.
+
+SETTINGS is the only list. From it follow the commented `server.conf` that ships (`server_conf`,
+below), the names of the environment variables, the errors, and what `pulzar config` prints.
+`config.py` reads the values.
+"""
+
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pulzar.limits import (
+    DISK_RESERVE_BYTES,
+    GIB,
+    KIB,
+    MIB,
+    RETIRED_GRACE_S,
+    SEGMENT_BYTES,
+    SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
+)
+
+ENVIRONMENT_PREFIX = "PULZAR_"
+SECTIONS = ("server", "volume", "general", "jobs", "third_party", "backup")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+SIZE_UNITS = {"": 1, "b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1024 * GIB}
+DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+# Kinds: text to value. Each raises ValueError with what it would have taken.
+
+
+def parse_text(text: str) -> str:
+    """A word or a path, without quotes and control characters."""
+    if not text or text[0] in "\"'" or not text.isprintable():
+        raise ValueError("give it without quotes, and not empty")
+    return text
+
+
+def parse_host(text: str) -> str:
+    """A host name or an address to listen at."""
+    name, address = r"[A-Za-z0-9._-]+", r"\[?[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]?"
+    if not re.fullmatch(f"{name}|{address}", text):
+        raise ValueError("give a name or an address, such as 127.0.0.1, without a port")
+    return text.strip("[]")
+
+
+def parse_port(text: str) -> int:
+    """A TCP port; 0 lets the system choose."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65_535:
+        raise ValueError("give a number from 0 to 65535, where 0 takes a free port")
+    return int(text)
+
+
+def parse_count(text: str) -> int:
+    """A number of things, at least 1."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise ValueError("give a whole number from 1 to 999999999")
+    return int(text)
+
+
+def parse_size(text: str) -> int:
+    """Bytes: 4096, 64KiB, 512MiB, 2GiB, 1TiB."""
+    found = re.fullmatch(r"([0-9]{1,15}) ?([A-Za-z]*)", text)
+    if not found or found[2].lower() not in SIZE_UNITS:
+        raise ValueError("give bytes or a size such as 64KiB, 512MiB or 2GiB")
+    return int(found[1]) * SIZE_UNITS[found[2].lower()]
+
+
+def parse_segment_size(text: str) -> int:
+    """The size of a segment, within the limits of the format."""
+    size = parse_size(text)
+    if not SEGMENT_BYTES_MIN <= size <= SEGMENT_BYTES_MAX:
+        raise ValueError(
+            f"give a size from {_size_text(SEGMENT_BYTES_MIN)} to {_size_text(SEGMENT_BYTES_MAX)}"
+        )
+    return size
+
+
+def parse_duration(text: str) -> int:
+    """Seconds: 90s, 15m, 12h, 7d."""
+    found = re.fullmatch(r"([0-9]{1,9}) ?([smhd])", text.lower())
+    if not found:
+        raise ValueError("give a number and s, m, h or d, such as 90s, 15m, 12h or 7d")
+    return int(found[1]) * DURATION_UNITS[found[2]]
+
+
+def parse_log_level(text: str) -> str:
+    """One of LOG_LEVELS."""
+    if text.lower() not in LOG_LEVELS:
+        raise ValueError(f"give one of {', '.join(LOG_LEVELS)}")
+    return text.lower()
+
+
+def _size_text(size: int) -> str:
+    unit, factor = next(
+        (unit, factor)
+        for unit, factor in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("", 1))
+        if size % factor == 0
+    )
+    return f"{size // factor}{unit}"
+
+
+# The table.
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table.
+
+    `field` is its name in Config. `later` says which part of Pulzar will use a setting that
+    this version only keeps, because the specification's server.conf may hold it.
+    """
+
+    section: str
+    name: str
+    field: str
+    parse: Callable[[str], Any]
+    default: str
+    does: str
+    costs: str
+    unsure: str
+    is_path: bool = False
+    later: str = ""
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return f"{ENVIRONMENT_PREFIX}{self.section}_{self.name}".upper()
+
+    def __str__(self) -> str:
+        return f"[{self.section}] {self.name}"
+
+
+SETTINGS = (
+    Setting(
+        section="server",
+        name="host",
+        field="host",
+        parse=parse_host,
+        default="127.0.0.1",
+        does="The address at which the server answers. 127.0.0.1 answers this machine only, "
+        "0.0.0.0 every network that reaches it.",
+        costs="There is no password and no encryption yet: whoever reaches this address reads, "
+        "writes and deletes everything. Open it to an internal network that you trust, never to "
+        "the Internet.",
+        unsure="127.0.0.1.",
+    ),
+    Setting(
+        section="server",
+        name="port",
+        field="port",
+        parse=parse_port,
+        default="9000",
+        does="The TCP port at which the server answers. 0 takes a free one; the line that "
+        "`pulzar up` prints says which.",
+        costs="Nothing; a port below 1024 needs root.",
+        unsure="9000.",
+    ),
+    Setting(
+        section="volume",
+        name="dir",
+        field="data_dir",
+        parse=parse_text,
+        default="storage",
+        does="Where to store the data. A relative path is relative to the site's folder, the one "
+        "that holds config/. Inside, volume/ is your data, and the only part that a backup needs; "
+        "volume.views/ and catalog.views/ are made anew from it when they are missing.",
+        costs="A write is acknowledged when this disk says that it is durable, so this disk sets "
+        "the pace of writing. On a file system that keeps nothing, such as a tmpfs /tmp, a restart "
+        "of the machine loses everything.",
+        unsure="storage, or a directory on the disk with the most room.",
+        is_path=True,
+    ),
+    Setting(
+        section="volume",
+        name="port",
+        field="volume_port",
+        parse=parse_port,
+        default="9001",
+        does="The TCP port at which a volume that runs as a program of its own answers its master.",
+        costs="Nothing.",
+        unsure="9001.",
+        later="`pulzar up` runs master and volume in one process, which needs no second port.",
+    ),
+    Setting(
+        section="volume",
+        name="reserve",
+        field="reserve_bytes",
+        parse=parse_size,
+        default=_size_text(DISK_RESERVE_BYTES),
+        does="How much of the disk stays free. When less is free, a PUT is answered 507 and "
+        "stores nothing; reading, deleting and compaction go on.",
+        costs="This much of the disk is never used for data. If it is too small, the disk may "
+        "fill up until even a delete or a compaction, which gives space back, finds no room.",
+        unsure="512MiB; at least twice the size of a segment.",
+    ),
+    Setting(
+        section="volume",
+        name="segment",
+        field="segment_bytes",
+        parse=parse_segment_size,
+        default=_size_text(SEGMENT_BYTES),
+        does="The size of a segment, a file of the log. Segments that exist keep theirs.",
+        costs="Smaller segments give back the space of deleted values sooner, but there are more "
+        "files to open. One segment is reserved on disk in advance, however little is stored.",
+        unsure="256MiB.",
+    ),
+    Setting(
+        section="volume",
+        name="retired_grace",
+        field="retired_grace_s",
+        parse=parse_duration,
+        default=f"{RETIRED_GRACE_S // 3600}h",
+        does="How long a file that compaction has replaced stays on disk.",
+        costs="Deleted values give back their space only after this time. If it is shorter than "
+        "the time that a copy of the data directory takes (tar, rsync), a copy made while the "
+        "server runs may lack data.",
+        unsure="24h.",
+    ),
+    Setting(
+        section="general",
+        name="log_level",
+        field="log_level",
+        parse=parse_log_level,
+        default="info",
+        does=f"How much the server writes to its log on stderr: {', '.join(LOG_LEVELS)}.",
+        costs="With warning or error you do not see where the data is, what was recovered at the "
+        "start and what compaction did; debug writes more than a disk should keep for long.",
+        unsure="info.",
+    ),
+    Setting(
+        section="backup",
+        name="backup_chunk",
+        field="backup_chunk_records",
+        parse=parse_count,
+        default="1000",
+        does="The number of records in one batch when a backup is synchronised.",
+        costs="Larger batches are faster and take more memory.",
+        unsure="1000.",
+        later="Synchronised backups come in a later version; until then copy the data directory.",
+    ),
+)
+
+
+# The file that ships.
+
+PREFACE = (
+    "The settings of this site. Each stands here with its default; change the value, or delete "
+    "the line to follow the default of later versions. The server reads this file when it starts.",
+    "An environment variable comes before this file (PULZAR_SERVER_PORT=9100 for [server] port), "
+    "a flag of `pulzar up` before both (--port 9100). `pulzar config` shows what holds and where "
+    "it comes from.",
+    "Sizes are written 64KiB, 512MiB, 2GiB; times 90s, 15m, 12h, 7d. Behind a # or ; is a comment.",
+)
+
+
+def server_conf() -> str:
+    """The commented server.conf, from the table."""
+    blocks = ["#\n".join(_comment(paragraph) for paragraph in PREFACE)]
+    for section in SECTIONS:
+        rows = [setting for setting in SETTINGS if setting.section == section]
+        if rows:
+            blocks.append(f"[{section}]\n")
+            blocks += [_block(setting) for setting in rows]
+    return "\n".join(blocks)
+
+
+def _block(setting: Setting) -> str:
+    paragraphs = [setting.does]
+    if setting.later:
+        paragraphs.append(f"Without effect in this version. {setting.later}")
+    paragraphs.append(f"What it costs: {setting.costs}")
+    paragraphs.append(f"If unsure: {setting.unsure}")
+    return "".join(map(_comment, paragraphs)) + f"{setting.name} = {setting.default}\n"
+
+
+def _comment(paragraph: str) -> str:
+    lines = textwrap.wrap(paragraph, 78, break_on_hyphens=False)
+    return "".join(f"# {line}\n" for line in lines)
