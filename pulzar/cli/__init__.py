@@ -8,6 +8,7 @@ command at all; a test holds them equal to the commands' own.
 `main` is the only place that turns an error into a message and an exit code (`exit.py`).
 """
 
+import difflib
 import importlib
 import sys
 
@@ -47,6 +48,14 @@ class Registry(click.Group):
         if not isinstance(found, click.Command):
             raise TypeError(f"pulzar.cli.{cmd_name}.command is not a click command")
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

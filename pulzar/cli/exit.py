@@ -108,19 +108,29 @@ def message(error: BaseException) -> str:
 
 def run(group: click.Command, arguments: list[str] | None) -> int:
     """Run a command and return its exit code, with the message of an error on stderr."""
+    code = _run(group, arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = PIPE_CLOSED
+    if code == PIPE_CLOSED:
+        # Python flushes stdout once more when it ends; there is nobody left to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run(group: click.Command, arguments: list[str] | None) -> int:
     try:
         result = group.main(arguments, prog_name="pulzar", standalone_mode=False)
-        sys.stdout.flush()
         return result if isinstance(result, int) else OK
     except Answer as answer:
         return answer.number
+    except SystemExit as end:
+        # click ends by itself only at a closed pipe, with 1, and after it completed a word.
+        return PIPE_CLOSED if end.code == 1 else OK
     except click.UsageError as error:
         error.show()
         return USAGE
-    except BrokenPipeError:
-        # Python flushes stdout once more when it ends; there is nobody left to write to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except Exception as error:  # the last stop: every error becomes a message and a code

@@ -1,0 +1,41 @@
+"""`pulzar up`: everything on one machine, in one command."""
+
+import click
+import uvloop
+
+from pulzar.cli.options import app_option, config_option
+from pulzar.clock import SystemClock
+from pulzar.config import load
+from pulzar.disk import SystemDisk
+from pulzar.program import configure_log, run
+
+
+@click.command("up")
+@app_option
+@config_option
+@click.option(
+    "--data",
+    metavar="DIR",
+    help="Where to store the data. Default: storage in the site's folder.",
+)
+@click.option("--host", help="The address to answer at. Default: 127.0.0.1.")
+@click.option("--port", help="The port to answer at; 0 takes a free one. Default: 9000.")
+def command(
+    app: str | None, config: str | None, data: str | None, host: str | None, port: str | None
+) -> None:
+    """Start Pulzar on this machine.
+
+    Prints `pulzar: ready at URL` on stdout once it answers, and nothing else; the log goes to
+    stderr. Ctrl-C or SIGTERM stops it. Every option stands before the environment
+    (PULZAR_SERVER_PORT) and that before server.conf; `pulzar config` explains.
+    """
+    disk = SystemDisk()
+    settings = load(
+        disk, app=app, file=config, flags={"data_dir": data, "host": host, "port": port}
+    )
+    configure_log(settings.log_level)
+    uvloop.run(run(settings, disk=disk, clock=SystemClock(), on_ready=_say_ready))
+
+
+def _say_ready(url: str) -> None:
+    click.echo(f"pulzar: ready at {url}")
