@@ -6,6 +6,7 @@
     |   |-- InvalidParameter       a query parameter, header or body that cannot be meant
     |   |-- InvalidSetting         an unknown or bad setting in server.conf, environment, flags
     |   |-- BodyTruncated          the body is shorter or longer than Content-Length says
+    |   |-- BodyTimeout            the body did not come in time
     |   |-- ValueTooLarge          larger than limits allow
     |   |-- UnsupportedMediaType   a batch in a format that is not spoken here
     |   |-- NotFoundPath           no such path
@@ -17,7 +18,8 @@
     |-- Unavailable                cannot be answered truthfully now; try again
     |   |-- OutcomeUnknown         the write may or may not have happened
     |   |-- WritesStopped          the volume met a disk error and takes no more writes
-    |   `-- NotReady               still opening, or already closing
+    |   |-- NotReady               still opening, or already closing
+    |   `-- UnexpectedAnswer       what answers a client there is no Pulzar
     |-- OutOfSpace                 no room for a PUT; deletes and compaction still work
     |-- Damage                     bytes on disk that fail their checksum: never served
     `-- OpenError                  a directory that cannot be opened
@@ -65,6 +67,11 @@ class BodyTruncated(UsageError):
     code = "body_length"
 
 
+class BodyTimeout(UsageError):
+    status = 408
+    code = "body_timeout"
+
+
 class ValueTooLarge(UsageError):
     status = 413
     code = "too_large"
@@ -81,8 +88,14 @@ class NotFoundPath(UsageError):
 
 
 class MethodNotAllowed(UsageError):
+    """`allow` are the methods that the path knows."""
+
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 # When the answer is no.
@@ -99,8 +112,14 @@ class ConditionFailed(PulzarError):
 
 
 class RangeNotSatisfiable(PulzarError):
+    """`size` is the length of the whole value."""
+
     status = 416
     code = "range_not_satisfiable"
+
+    def __init__(self, message: str, *, size: int = 0) -> None:
+        super().__init__(message)
+        self.size = size
 
 
 class HistoryTrimmed(PulzarError):
@@ -132,6 +151,11 @@ class WritesStopped(Unavailable):
 
 class NotReady(Unavailable):
     code = "not_ready"
+
+
+class UnexpectedAnswer(Unavailable):
+    status = 502
+    code = "unexpected_answer"
 
 
 class OutOfSpace(PulzarError):

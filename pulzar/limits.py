@@ -40,6 +40,17 @@ RETIRED_GRACE_S = 24 * 3600  # replaced files stay this long, so that a copy in 
 FOLLOW_PLACES_MAX = 64  # places in the log remembered for followers
 OPEN_FILES_MAX = 256  # segment and blob files held open for reading
 
+# Beside requests.
+MAINTENANCE_INTERVAL_S = 60.0
+EXPIRE_KEYS_MAX = 1000  # deleted at once
+SWAP_ENTRIES = 64  # index entries swapped without giving requests their turn
+COMPACT_DEAD_BYTES_MIN = 256 * MIB  # superseded since the last compaction
+COMPACT_LIVE_RATIO_MAX = 0.6
+COMPACT_MANUAL_RATIO_MAX = 0.99
+DISK_THREADS = 8  # threads that wait for disks: large values, what is not in the page cache
+ROOM_CHECK_S = 0.1
+BACKGROUND_LINE_BYTES_MAX = 256 * MIB  # an answer of the background process
+
 # HTTP.
 LIST_LIMIT_DEFAULT = 1000
 LIST_LIMIT_MAX = 10_000
@@ -47,7 +58,17 @@ BATCH_OPERATIONS_MAX = 10_000
 BATCH_BODY_BYTES_MAX = 64 * MIB
 UPLOAD_CHUNK_TIMEOUT_S = 60.0  # no byte for so long ends an upload
 DRAIN_BYTES_MAX = 64 * KIB  # read after an early 4xx, so that the client sees the answer
+DRAIN_TIMEOUT_S = 2.0  # and for so long
 SHUTDOWN_GRACE_S = 10.0
+FLUSH_GRACE_S = 0.5  # at the end, for answers on their way when no request is open any more
+CONNECTIONS_MAX = 1024  # beyond it connections wait in the backlog
+IDLE_CONNECTION_S = 60  # without a request, or with an unfinished head
+RANGES_MAX = 16  # in one Range header
+ETAGS_MAX = 64  # in one If-Match or If-None-Match
+BODIES_BYTES_MAX = 64 * MIB  # values over BODY_SMALL_BYTES being collected; others wait
+BODY_SMALL_BYTES = 64 * KIB
+BATCH_BODIES_BYTES_MAX = 2 * BATCH_BODY_BYTES_MAX  # bodies of batches at work; others wait
+BATCH_ANSWER_BYTES_MAX = BATCH_BODY_BYTES_MAX
 
 # Settings.
 SETTINGS_FILE_BYTES_MAX = 1 * MIB
