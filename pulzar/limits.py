@@ -18,6 +18,7 @@ BLOB_CHUNK_BYTES = 1 * MIB  # one checksum per chunk
 BLOB_BYTES_MAX = 256 * GIB - BLOB_CHUNK_BYTES  # its checksum table must fit one record
 META_BYTES_MAX = 4 * KIB
 CONTENT_TYPE_BYTES_MAX = 255
+CONTENT_TYPE_DEFAULT = "application/octet-stream"  # what "" stands for
 
 # Segments.
 SEGMENT_BYTES = 256 * MIB
@@ -33,6 +34,14 @@ BATCH_RECORDS_MAX = 4096
 BATCH_BYTES_MAX = 8 * MIB
 PENDING_RECORDS_MAX = 65_536  # writes waiting for their batch; more are answered 503
 KEY_WAITERS_MAX = 1024  # writes waiting for their turn on one key
+
+# Views.
+VIEW_MAP_BYTES = 256 * GIB  # sparse: address space, not disk
+VIEW_READERS_MAX = 64  # read transactions at once, of all processes
+VIEW_SPARE_TRANSACTIONS = 4  # finished ones kept to be used again
+VIEW_PROBE_TIMEOUT_S = 60.0
+VIEW_PROBE_ALL_EVERY = 8  # of so many openings without a clean close, one walks through everything
+LIST_SCAN_MAX = 20_000  # rows looked at for one page, however many of them have expired
 
 # Disk.
 DISK_RESERVE_BYTES = 512 * MIB  # PUT answers 507 below this; deletes and compaction go on
