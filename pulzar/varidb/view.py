@@ -1,0 +1,511 @@
+"""The view: a disposable LMDB environment in a directory of its own.
+
+    volume.views/
+      data.mdb lock.mdb   LMDB
+      trust.json          which file in which mount of which boot this is; the same is in data.mdb
+      clean.json          only while closed cleanly: what data.mdb was when it was closed
+      probes              a byte for each opening behind the last clean close
+      owner.lock          locked by the one process that writes
+
+A view is opened without fsync: `kill -9` cannot hurt it, since the kernel has every page that was
+written, and a commit costs microseconds. Everything else can (power loss, a copy of a live
+directory, a copy put back), and LMDB neither notices nor survives all of it: it may serve a
+state that lacks records, or abort the process. So nothing in a view is believed unless it is
+certain that this very file was written by processes that ended, at worst, by a signal:
+
+closed cleanly   clean.json was written after LMDB's pages were fsynced, and is removed, durably,
+                 before the next opening writes. It names inode, size and ctime of data.mdb and
+                 LMDB's last transaction. A copy has another inode; a copy put back in place has
+                 another ctime, which no tool can set.
+killed           without the mark, boot id, st_dev, st_ino and mount id must be the recorded ones,
+                 and trust.json the file that data.mdb remembers (inode and ctime again). A process
+                 of its own touches the view first (view_probe.py): a death there is no harm.
+
+Otherwise it is deleted, and `View.created` tells the owner to fill it again. Each owner puts a
+checksum in each of its entries. An error of LMDB, or an entry that fails its checksum, raises
+ViewBroken: the owner calls `reset` and fills the view anew. A full disk or map raises OutOfSpace;
+the transaction is gone without a trace, and the view stays usable.
+
+Table `cursors`: name -> how far this view has followed a log, in the same transaction as the
+entries that it covers. All little-endian:
+
+      0          4      12        13
+      +----------+------+---------+---------+---------------+
+      | checksum | seq  | length  | opening | place (free)  |
+      +----------+------+---------+---------+---------------+
+
+checksum is the CRC32C of the name and of what follows. Table `trust` holds one JSON record.
+
+One process writes (owner.lock holds others off), any may read (`open_readonly`). Never with
+`writemap`: a full disk would be SIGBUS. The map is sparse, and its size fixed at creation.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import google_crc32c
+import lmdb
+import msgspec
+
+from pulzar.errors import Damage, InvalidKey, OutOfSpace, VolumeInUse
+from pulzar.limits import (
+    VIEW_MAP_BYTES,
+    VIEW_PROBE_ALL_EVERY,
+    VIEW_PROBE_TIMEOUT_S,
+    VIEW_READERS_MAX,
+    VIEW_SPARE_TRANSACTIONS,
+)
+from pulzar.varidb import view_probe
+from pulzar.varidb.position import NOWHERE, Cursor
+
+FORMAT = 1  # of every view; another one is deleted and rebuilt
+
+_DATA = "data.mdb"
+_TRUST = "trust.json"
+_CLEAN = "clean.json"
+_PROBES = "probes"
+_LOCK = "owner.lock"
+_FILES = (_CLEAN, _TRUST, _DATA, "lock.mdb", _PROBES)
+_OWN_TABLES = ("cursors", "trust")
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL_BYTES = 1 << 20
+
+_CURSOR = struct.Struct("<IQB")
+
+_crc32c = google_crc32c.extend
+
+
+class ViewBroken(Exception):
+    """This view is not to be believed any more: reset it and fill it from the log."""
+
+
+class _Doubt(Exception):
+    """Why a view that was found is not to be trusted."""
+
+
+class Here(msgspec.Struct, frozen=True):
+    """Where a view's data file is. Equal in two openings only if it is the same file, mounted
+    once, under a kernel that never stopped."""
+
+    boot: str
+    device: int
+    inode: int
+    mount: int
+
+
+class Trust(msgspec.Struct, frozen=True, kw_only=True):
+    """What trust.json says. `identity` is whose view it is, `name` which one."""
+
+    format: int
+    name: str
+    identity: str
+    here: Here
+
+
+class Remembered(msgspec.Struct, frozen=True, kw_only=True):
+    """What data.mdb remembers: the trust, and the very file that says the same."""
+
+    trust: Trust
+    inode: int
+    ctime_ns: int
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """What clean.json says of data.mdb."""
+
+    format: int
+    name: str
+    identity: str
+    inode: int
+    size: int
+    ctime_ns: int
+    transaction: int
+
+
+class View:
+    """One open view. `created`: it is empty and wants to be filled."""
+
+    def __init__(self, directory: str, name: str, identity: str, tables: Sequence[str]) -> None:
+        self.directory = directory
+        self.created = False
+        self.readonly = False
+        self.environment: lmdb.Environment
+        self.tables: dict[str, lmdb._Database] = {}
+        self._name = name
+        self._identity = identity
+        self._names = (*tables, *_OWN_TABLES)
+        self._map_bytes = 0  # as at its creation
+        self._lock_fd = -1
+        self._opened = False
+
+    @classmethod
+    def open(
+        cls,
+        directory: str,
+        *,
+        name: str,
+        tables: Sequence[str],
+        identity: bytes,
+        map_bytes: int = VIEW_MAP_BYTES,
+    ) -> "View":
+        """Open a view for writing; one that cannot be trusted is deleted and begun anew.
+
+        Raises VolumeInUse where another process has it, OutOfSpace, OSError.
+        """
+        view = cls(directory, name, identity.hex(), tables)
+        view._map_bytes = map_bytes
+        os.makedirs(directory, exist_ok=True)
+        view._lock_fd = _lock(directory)
+        try:
+            view._start()
+        except BaseException:  # whatever it is, the lock must not outlive the attempt
+            os.close(view._lock_fd)
+            raise
+        return view
+
+    @classmethod
+    def open_readonly(cls, directory: str, *, tables: Sequence[str]) -> "View":
+        """Open a view that another process of ours is writing. Raises ViewBroken."""
+        view = cls(directory, "", "", tables)
+        view.readonly = True
+        try:
+            view._open_environment(create=False)
+        except lmdb.Error as error:
+            if view._opened:
+                view.environment.close()
+            raise ViewBroken(f"{directory} cannot be read: {error}") from error
+        return view
+
+    @property
+    def transaction(self) -> int:
+        """The number of the last committed transaction."""
+        return int(self.environment.info()["last_txnid"])
+
+    # Transactions.
+
+    @contextmanager
+    def write(self) -> Iterator["lmdb.Transaction[bytes]"]:
+        """A write transaction, committed at the end of the block, aborted by an exception.
+
+        Raises OutOfSpace (nothing is applied), ViewBroken.
+        """
+        try:
+            with self.environment.begin(write=True) as transaction:
+                yield transaction
+        except (lmdb.Error, Damage) as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: lmdb.Error | Damage) -> Exception:
+        """What an error of LMDB, or a checksum that does not hold, means to the owner."""
+        if isinstance(error, lmdb.BadValsizeError):
+            return InvalidKey("a key is empty or too long for a view")
+        if isinstance(error, lmdb.MapFullError):
+            return OutOfSpace(f"the view in {self.directory} has reached the size of its map")
+        if isinstance(error, lmdb.Error) and self._is_full(error.code):
+            return OutOfSpace(f"no room on disk for the view in {self.directory}")
+        return ViewBroken(f"the view in {self.directory}: {error}")
+
+    def _is_full(self, code: int) -> bool:
+        """LMDB reports a write that was cut short by a full disk as EIO."""
+        if code in _FULL:
+            return True
+        if code != errno.EIO:
+            return False
+        stat = os.statvfs(self.directory)
+        return stat.f_bavail * stat.f_frsize < _FULL_BYTES
+
+    def stat(self, table: str) -> dict[str, int]:
+        """LMDB's stat of a table. Raises ViewBroken."""
+        try:
+            with self.environment.begin() as transaction:
+                return dict(transaction.stat(self.tables[table]))  # type: ignore[arg-type]
+        except lmdb.Error as error:
+            raise self.failure(error) from error
+
+    # Cursors.
+
+    def cursor(self, name: bytes) -> tuple[Cursor, bytes]:
+        """How far the view has followed that log (NOWHERE: not at all), and the place stored
+        with it. Raises ViewBroken."""
+        try:
+            with self.environment.begin(self.tables["cursors"]) as transaction:
+                packed = transaction.get(name)
+        except lmdb.Error as error:
+            raise self.failure(error) from error
+        if packed is None:
+            return NOWHERE, b""
+        if len(packed) < _CURSOR.size or _cursor_crc(name, packed) != packed[:4]:
+            raise ViewBroken(f"a cursor in {self.directory} does not match its checksum")
+        _, seq, length = _CURSOR.unpack_from(packed)
+        place_at = _CURSOR.size + length
+        return Cursor(packed[_CURSOR.size : place_at], seq), packed[place_at:]
+
+    def put_cursor(
+        self,
+        transaction: "lmdb.Transaction[bytes]",
+        name: bytes,
+        cursor: Cursor,
+        place: bytes = b"",
+    ) -> None:
+        """Store a cursor, and the place that belongs to it, in the transaction of its entries."""
+        packed = _CURSOR.pack(0, cursor.seq, len(cursor.opening)) + cursor.opening + place
+        packed = _cursor_crc(name, packed) + packed[4:]
+        transaction.put(name, packed, db=self.tables["cursors"])
+
+    # Life.
+
+    def reset(self) -> None:
+        """Throw everything away and begin anew. Raises OutOfSpace, OSError."""
+        self._create()
+
+    def close(self, *, clean: bool) -> None:
+        """Close it. A clean view is fsynced, and trusted by the next opening without a doubt."""
+        if self.readonly:
+            self.environment.close()
+            return
+        try:
+            if clean:
+                self._close_clean()
+            else:
+                self.environment.close()
+        finally:
+            os.close(self._lock_fd)
+
+    def _close_clean(self) -> None:
+        try:
+            self.environment.sync(True)
+            transaction = self.transaction
+        except lmdb.Error:
+            # What the kernel could not write it may have forgotten: nothing here is certain.
+            self.environment.close()
+            _remove(self.directory)
+            return
+        self.environment.close()
+        mark = self._mark(transaction)
+        _write_synced(self._path(_CLEAN), msgspec.json.encode(mark))
+        _sync_directory(self.directory)
+
+    def _start(self) -> None:
+        """Open what is there if it can be trusted, else begin anew."""
+        try:
+            if self._has(_CLEAN):
+                self._open_closed()
+            else:
+                self._open_killed()
+        except (_Doubt, lmdb.Error, msgspec.MsgspecError, FileNotFoundError) as error:
+            if isinstance(error, lmdb.Error) and self._is_full(error.code):
+                raise self.failure(error) from error
+            self._create()
+
+    def _open_closed(self) -> None:
+        """Open a view that has a mark. Raises _Doubt."""
+        mark = msgspec.json.decode(_read(self._path(_CLEAN)), type=Mark)
+        if mark != self._mark(mark.transaction):
+            raise _Doubt("it is not the file that was closed cleanly")
+        _unlink(self._path(_CLEAN))
+        _unlink(self._path(_PROBES))
+        _sync_directory(self.directory)
+        self._open_environment(create=False)
+        if self.transaction != mark.transaction:
+            raise _Doubt("it has another state than when it was closed cleanly")
+        present = self._present()
+        if present is None or present != self._remembered():
+            self._remember()
+
+    def _open_killed(self) -> None:
+        """Open a view whose last owner left no mark. Raises _Doubt."""
+        present = self._present()
+        if present is None:
+            raise _Doubt("it was written elsewhere, or before a restart of the machine")
+        if not self._probe():
+            raise _Doubt("the process that looked at it first died")
+        self._open_environment(create=False)
+        self.environment.reader_check()
+        if self._remembered() != present:
+            raise _Doubt("it was put back in place from a copy")
+
+    def _probe(self) -> bool:
+        """Let a process of its own touch everything first; now and then really everything."""
+        with open(self._path(_PROBES), "ab") as file:
+            file.write(b".")
+            number = file.tell()
+        whole = ["--all"] if number % VIEW_PROBE_ALL_EVERY == 0 else []
+        command = [sys.executable, "-P", view_probe.__file__, *whole, self.directory, *self._names]
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=VIEW_PROBE_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        return done.returncode == 0
+
+    def _create(self) -> None:
+        """Begin an empty view. Raises OutOfSpace, OSError."""
+        if self._opened:
+            self.environment.close()
+        _remove(self.directory)
+        try:
+            self._open_environment(create=True)
+            self._remember()
+        except lmdb.Error as error:
+            raise self.failure(error) from error
+        self.created = True
+
+    def _open_environment(self, *, create: bool) -> None:
+        self.environment = lmdb.open(
+            self.directory,
+            map_size=self._map_bytes,
+            readonly=self.readonly,
+            create=create,
+            sync=False,
+            metasync=False,
+            readahead=False,
+            max_dbs=len(self._names),
+            max_readers=VIEW_READERS_MAX,
+            max_spare_txns=VIEW_SPARE_TRANSACTIONS,
+        )
+        self._opened = True
+        self.tables = {
+            name: self.environment.open_db(name.encode(), create=create) for name in self._names
+        }
+
+    # Trust.
+
+    def _mark(self, transaction: int) -> Mark:
+        """The mark of data.mdb as it is."""
+        stat = os.stat(self._path(_DATA))
+        return Mark(
+            format=FORMAT,
+            name=self._name,
+            identity=self._identity,
+            inode=stat.st_ino,
+            size=stat.st_size,
+            ctime_ns=stat.st_ctime_ns,
+            transaction=transaction,
+        )
+
+    def _trust(self) -> Trust | None:
+        """What trust.json should say; None where the kernel does not tell where this is."""
+        here = _here(self.directory)
+        if here is None:
+            return None
+        return Trust(format=FORMAT, name=self._name, identity=self._identity, here=here)
+
+    def _present(self) -> Remembered | None:
+        """What trust.json is and says; None where it does not say what it should."""
+        path = self._path(_TRUST)
+        try:
+            stat = os.stat(path)
+            trust = msgspec.json.decode(_read(path), type=Trust)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+        if trust != self._trust():
+            return None
+        return Remembered(trust=trust, inode=stat.st_ino, ctime_ns=stat.st_ctime_ns)
+
+    def _remembered(self) -> Remembered | None:
+        """What data.mdb says of trust.json."""
+        with self.environment.begin(self.tables["trust"]) as transaction:
+            packed = transaction.get(b"trust")
+        return None if packed is None else msgspec.json.decode(packed, type=Remembered)
+
+    def _remember(self) -> None:
+        """Write down where this is, in both places; in none where that is not known."""
+        _unlink(self._path(_TRUST))
+        trust = self._trust()
+        if trust is None:
+            return
+        with open(self._path(_TRUST), "wb") as file:
+            file.write(msgspec.json.encode(trust))
+        with self.environment.begin(self.tables["trust"], write=True) as transaction:
+            transaction.put(b"trust", msgspec.json.encode(self._present()))
+
+    def _path(self, name: str) -> str:
+        return f"{self.directory}/{name}"
+
+    def _has(self, name: str) -> bool:
+        return os.path.exists(self._path(name))
+
+
+def delete(directory: str) -> None:
+    """Remove a view that nobody has open. Raises VolumeInUse."""
+    if not os.path.isdir(directory):
+        return
+    fd = _lock(directory)
+    try:
+        _remove(directory)
+    finally:
+        os.close(fd)
+
+
+def _here(directory: str) -> Here | None:
+    """Where the data file is; None where the kernel does not tell: then nothing is trusted."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        stat = os.stat(_DATA, dir_fd=fd)
+        lines = _read(f"/proc/self/fdinfo/{fd}").split(b"\n")
+        mounts = [int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:")]
+        boot = _read(_BOOT_ID).decode().strip()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return Here(boot, stat.st_dev, stat.st_ino, mounts[0]) if mounts and boot else None
+
+
+def _lock(directory: str) -> int:
+    fd = os.open(f"{directory}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise VolumeInUse(f"{directory} is in use by another process") from None
+    return fd
+
+
+def _cursor_crc(name: bytes, packed: bytes) -> bytes:
+    return int(_crc32c(_crc32c(0, name), packed[4:])).to_bytes(4, "little")
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _write_synced(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _remove(directory: str) -> None:
+    for name in _FILES:
+        _unlink(f"{directory}/{name}")
