@@ -1,0 +1,13 @@
+"""The rows of the benchmark, in the order in which they run."""
+
+from bench.context import Row
+from bench.rows import batch, compaction, large_value, many_keys, serial, small_values
+
+ROWS: tuple[Row, ...] = (
+    *small_values.ROWS,
+    *batch.ROWS,
+    *large_value.ROWS,
+    *serial.ROWS,
+    *compaction.ROWS,
+    *many_keys.ROWS,
+)
