@@ -12,7 +12,8 @@ sectors that it touched as they were behind it, so each sector has its history:
   that was never written reads as zeros;
 - the size is that of any moment in the file's history, or lies inside the last growth;
 - a truncation is all or nothing: where it survived, nothing from before it reappears behind the
-  cut; where it did not, what was written behind the cut afterwards did not survive either.
+  cut; where it did not, what was written afterwards to the pages behind the cut did not survive
+  either (a file system gives them new blocks, which only the lost metadata knew).
 
 A failed `sync` does what Linux does: dirty pages are marked clean and forgotten, so the next
 sync reports success and makes nothing durable. Whether readers still see the lost pages differs
@@ -200,7 +201,7 @@ def _scatter(
     sizes_durable = rng.randint(0, len(loose))  # the size change of so many has survived
     size = _surviving_size(len(platter), loose, sizes_durable, rng)
     versions = _sector_versions(platter, loose, sizes_durable)
-    keep_newest = rng.choice((0.1, 0.5, 0.9, 1.0))
+    keep_newest = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0))
     _resize(platter, size)
     for sector, candidates in sorted(versions.items()):
         start = sector * SECTOR_BYTES
@@ -209,7 +210,7 @@ def _scatter(
         if rng.random() < keep_newest:
             content = candidates[-1]
         else:
-            content = rng.choice(candidates)
+            content = rng.choice(candidates[:-1])
         content = content.ljust(SECTOR_BYTES, b"\0")
         if torn_sectors and rng.random() < 0.5:
             other = rng.choice(candidates).ljust(SECTOR_BYTES, b"\0")
@@ -243,7 +244,7 @@ def _sector_versions(
                 del platter[change.size :]
                 _cut(versions, change.size)
             else:
-                unreached = min(unreached, change.size)
+                unreached = min(unreached, -(-change.size // PAGE_BYTES) * PAGE_BYTES)
         length = change.size
         for sector, data in _sectors(change):
             start = sector * SECTOR_BYTES
