@@ -181,11 +181,12 @@ class Violation:
     def __str__(self) -> str:
         shown = self.prefix[-REPORT_OPERATIONS_MAX:]
         start_s = shown[0].invoked_s
-        lines = [
+        heading = (
             f"key {self.operation.key!r} is not linearizable: no order of these operations"
             f" explains the one marked with > ({len(self.prefix) - len(shown)} before them are"
             " not shown); milliseconds from the first:"
-        ]
+        )
+        lines = [heading]
         for operation in shown:
             mark = ">" if operation is self.operation else " "
             times = f"{_ms(operation.invoked_s - start_s)}..{_ms(operation.returned_s - start_s)}"

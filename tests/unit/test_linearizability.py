@@ -155,8 +155,8 @@ def run(plans: Sequence[Plan], *, tells_versions: bool = True) -> Model:
     return model
 
 
-@given(_PLANS, st.booleans())
-def test_a_history_of_one_dict_is_accepted(plans: list[Plan], tells_versions: bool) -> None:
+@given(plans=_PLANS, tells_versions=st.booleans())
+def test_a_history_of_one_dict_is_accepted(plans: list[Plan], *, tells_versions: bool) -> None:
     check(run(plans, tells_versions=tells_versions).history)
 
 
@@ -252,10 +252,10 @@ def answers_hold(order: Sequence[Operation]) -> bool:
 def small_histories(draw: st.DrawFn) -> list[Operation]:
     tells_versions = draw(st.booleans())
     size = draw(st.integers(1, 5))
-    return [_small_operation(draw, number, tells_versions) for number in range(size)]
+    return [_small_operation(draw, number, tells_versions=tells_versions) for number in range(size)]
 
 
-def _small_operation(draw: st.DrawFn, number: int, tells_versions: bool) -> Operation:
+def _small_operation(draw: st.DrawFn, number: int, *, tells_versions: bool) -> Operation:
     kind = draw(st.sampled_from(Kind))
     start = draw(st.integers(0, 6))
     any_version: st.SearchStrategy[Tag] = st.just("*")
@@ -444,13 +444,13 @@ def test_a_long_history_with_versions_is_quick() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "reason"),
     [
-        {"invoked_s": 2.0, "returned_s": 1.0},
-        {"if_match": "*", "if_none_match": "*"},
-        {"value": None},
+        ({"invoked_s": 2.0, "returned_s": 1.0}, "returned before it was invoked"),
+        ({"if_match": "*", "if_none_match": "*"}, "two conditions"),
+        ({"value": None}, "without a value"),
     ],
 )
-def test_an_impossible_operation_is_refused(fields: dict[str, object]) -> None:
-    with pytest.raises(ValueError):
+def test_an_impossible_operation_is_refused(fields: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         replace(put("1", 0, 1), **fields)  # type: ignore[arg-type]
