@@ -10,6 +10,7 @@ nothing that was acknowledged.
 import asyncio
 import errno
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -17,10 +18,15 @@ from collections.abc import Callable
 from pulzar.clock import Clock
 from pulzar.config import Config
 from pulzar.disk import Disk
-from pulzar.errors import OpenError
+from pulzar.errors import NotAVolume, OpenError, Unavailable, VolumeReadOnly
 from pulzar.http.app import build_app
 from pulzar.http.server import serve
-from pulzar.varidb.store import StoreOptions, open_store
+from pulzar.varidb.identity import IDENTITY_NAME
+from pulzar.varidb.store import LocalStore, StoreOptions, open_store
+
+OUR_NAMES = {"volume", "volume.views", "catalog.views", "lost+found"}
+FAILURE_GRACE_S = 0.5
+FAILURE_EXIT_CODE = 3  # as for every other Unavailable, see cli/exit.py
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +52,15 @@ def log_settings(config: Config) -> None:
 async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. `on_ready` is given the URL once it answers.
 
-    Raises OpenError where the data directory or the port cannot be had.
+    Raises OpenError where the data directory or the port cannot be had, Unavailable where a
+    process that belongs to the program has ended.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, _stop_once, loop, stop)
     log_settings(config)
+    check_data_directory(disk, config.data_dir)
     store = await open_store(
         config.data_dir,
         disk=disk,
@@ -63,6 +71,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: Callable[[s
             grace_s=config.retired_grace_s,
         ),
     )
+    failure = asyncio.create_task(_stop_at_failure(store, stop))
     try:
         if not stop.is_set():
             app = build_app(store, clock=clock)
@@ -70,8 +79,42 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: Callable[[s
     except OSError as error:
         raise _listen_error(config, error) from error
     finally:
+        failed = failure.done()
+        failure.cancel()
         await store.close()
+    if failed:
+        raise Unavailable(failure.result())
     log.info("stopped")
+
+
+def check_data_directory(disk: Disk, directory: str) -> None:
+    """Raise NotAVolume for a directory that holds something else than our data.
+
+    What is missing is made; only a directory that holds nothing but ours is taken.
+    """
+    try:
+        names = set(disk.list(directory))
+    except NotADirectoryError:
+        raise NotAVolume(f"{directory} is a file; the data needs a directory") from None
+    except OSError as error:
+        raise VolumeReadOnly(f"{directory} cannot be read: {error.strerror}") from error
+    if IDENTITY_NAME in names:
+        raise NotAVolume(f"{directory} is a volume itself; name the directory that holds it")
+    if names - OUR_NAMES and "volume" not in names:
+        raise NotAVolume(f"{directory} holds other files and no volume; use an empty directory")
+
+
+async def _stop_at_failure(store: LocalStore, stop: asyncio.Event) -> str:
+    """Stop when a process of the program has ended: the others follow within a second.
+
+    Requests get half of it. Then everything ends, as by `kill -9`, which loses nothing that was
+    acknowledged.
+    """
+    reason = await store.failure()
+    log.critical("stopping: %s", reason)
+    asyncio.get_running_loop().call_later(FAILURE_GRACE_S, os._exit, FAILURE_EXIT_CODE)
+    stop.set()
+    return reason
 
 
 def _stop_once(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
