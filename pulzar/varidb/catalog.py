@@ -1,0 +1,395 @@
+"""The catalog: key -> entry, for all live keys; it follows the logs of the volumes.
+
+It is a view (view.py), filled from the logs or from their footers. Tables; all integers are
+little-endian but for those of the orders, which are big-endian so that they sort:
+
+      keys      key -> row (catalog_row.py)       live keys of users, and nothing else: the stat of
+                                                  this table is what /admin/status shows
+      reserved  key -> row                        live keys that begin with 0x00: Pulzar's own
+      deletes   key -> row of a deleted key       orders records that come late; see purge
+      created   created ms u64 | key -> nothing   users' live keys by creation
+      expiry    expires s u64 | key -> nothing    live keys that expire, reserved ones too
+      cursors   volume number -> cursor           view.py
+
+A key is in one of keys, reserved, deletes at most. What a record does to it is decided in
+catalog_row.py. Everything that one batch of records changes, cursor included, is one transaction.
+"""
+
+import struct
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import islice
+
+import lmdb
+
+from pulzar.errors import Damage
+from pulzar.limits import LIST_SCAN_MAX, LOAD_ORDER_ROWS, VIEW_MAP_BYTES
+from pulzar.varidb.catalog_row import (
+    COMPLETE,
+    Change,
+    Row,
+    change_of,
+    decide,
+    pack_deleted,
+    pack_row,
+    refilled,
+    unpack_deleted,
+    unpack_entry,
+    unpack_row,
+)
+from pulzar.varidb.entry import Entry, Listing, Status
+from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
+from pulzar.varidb.view import View
+
+__all__ = ["Catalog", "Change"]
+
+_TABLES = ("keys", "reserved", "deletes", "created", "expiry")
+_FIRST_USER_KEY = b"\x01"
+_ORDER = struct.Struct(">Q")
+_LOADING = b"loading"  # a cursor's name, while the catalog is being filled from footers
+
+
+class Catalog:
+    """The catalog of one master. Reads from any thread, writes from one."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._unsorted: list[bytes] = []  # rows of `created` that a load has not written yet
+        self._loading = False
+        self._bind()
+
+    def _bind(self) -> None:
+        tables = self.view.tables
+        self._begin = self.view.environment.begin
+        self._keys, self._reserved = tables["keys"], tables["reserved"]
+        self._deletes = tables["deletes"]
+        self._created, self._expiry = tables["created"], tables["expiry"]
+        self._unsorted.clear()
+        self._loading = False
+
+    @classmethod
+    def open(cls, directory: str, *, identity: bytes, map_bytes: int = VIEW_MAP_BYTES) -> "Catalog":
+        """Open the catalog of `identity` for writing; see `View.open`."""
+        catalog = cls(
+            View.open(
+                directory, name="catalog", tables=_TABLES, identity=identity, map_bytes=map_bytes
+            )
+        )
+        if catalog.view.cursor(_LOADING)[0] != NOWHERE:
+            catalog.reset()  # it died while it was loaded
+        return catalog
+
+    # Reading.
+
+    def get(self, key: bytes) -> Entry | None:
+        """The entry of a live key, which may have expired. Raises ViewBroken."""
+        try:
+            packed = self._begin(self._table(key)).get(key)
+            return None if packed is None else unpack_entry(key, packed)
+        except (lmdb.Error, Damage) as error:
+            raise self.view.failure(error) from error
+
+    def deleted(self, key: bytes) -> int | None:
+        """The version at which a key was deleted, while that is remembered. Raises ViewBroken."""
+        try:
+            packed = self._begin(self._deletes).get(key)
+            return None if packed is None else unpack_deleted(key, packed)
+        except (lmdb.Error, Damage) as error:
+            raise self.view.failure(error) from error
+
+    def cursor(self, holder: int) -> Cursor:
+        """How far it has followed that volume; NOWHERE: not at all. Raises ViewBroken."""
+        return self.view.cursor(b"%d" % holder)[0]
+
+    def status(self) -> Status:
+        """The stat of the users' keys. Raises ViewBroken."""
+        return Status(**self.view.stat("keys"))
+
+    def list_keys(
+        self,
+        prefix: bytes,
+        *,
+        after: bytes | None,
+        limit: int,
+        delimiter: bytes | None,
+        now_s: int,
+    ) -> Listing:
+        """Live keys under a prefix in byte order, strictly behind `after`; see `Listing`.
+
+        Looks at a bounded number of rows: a page may be short, even empty, and have a next one.
+        Raises ViewBroken.
+        """
+        try:
+            with self._begin(self._table(prefix or _FIRST_USER_KEY)) as transaction:
+                table = transaction.cursor()
+                return _page(table, prefix, after or b"", limit, delimiter or b"", now_s)
+        except (lmdb.Error, Damage) as error:
+            raise self.view.failure(error) from error
+
+    def expired(self, now_s: int, limit: int) -> list[tuple[bytes, int]]:
+        """Up to `limit` keys that have expired, and their versions, the oldest first.
+
+        Raises ViewBroken.
+        """
+        found: list[tuple[bytes, int]] = []
+        try:
+            with self._begin(self._expiry) as transaction:
+                for order in islice(transaction.cursor().iternext(values=False), limit):
+                    if _ORDER.unpack_from(order)[0] > now_s:
+                        break
+                    key = order[8:]
+                    packed = transaction.get(key, None, self._table(key))
+                    if packed is None:
+                        raise Damage("the expiry order names a key that is not there")
+                    found.append((key, unpack_entry(key, packed).version))
+        except (lmdb.Error, Damage) as error:
+            raise self.view.failure(error) from error
+        return found
+
+    def created_between(
+        self, start_ms: int, end_ms: int, *, after: tuple[int, bytes] | None, limit: int
+    ) -> list[tuple[int, bytes]]:
+        """Users' keys created in start..end (exclusive), as (created ms, key) in that order,
+        strictly behind `after`. Raises ViewBroken."""
+        start = _ORDER.pack(start_ms)
+        if after is not None:
+            start = max(start, _ORDER.pack(after[0]) + after[1] + b"\0")
+        end = _ORDER.pack(end_ms)
+        found: list[tuple[int, bytes]] = []
+        try:
+            with self._begin(self._created) as transaction:
+                table = transaction.cursor()
+                if table.set_range(start):
+                    for order in islice(table.iternext(values=False), limit):
+                        if order >= end:
+                            break
+                        found.append((_ORDER.unpack_from(order)[0], order[8:]))
+        except lmdb.Error as error:
+            raise self.view.failure(error) from error
+        return found
+
+    # Writing.
+
+    def apply(self, changes: Sequence[Change], holder: int, cursor: Cursor) -> None:
+        """Take in records of volume number `holder`, in the order of its log, and its cursor.
+
+        Raises OutOfSpace (nothing is applied), ViewBroken.
+        """
+        with self.view.write() as transaction:
+            if self._loading:
+                self._write_unsorted(transaction)
+                transaction.delete(_LOADING, db=self.view.tables["cursors"])
+            for change in changes:
+                self._apply(transaction, change, holder, change.seq or cursor.seq)
+            self.view.put_cursor(transaction, b"%d" % holder, cursor)
+        self._loading = False
+
+    def load(self, keys: Sequence[bytes], entries: Sequence[bytes], holder: int) -> None:
+        """Take in the columns of a footer or of an index: by key, packed positions.
+
+        In any order of calls. The next `apply` ends the loading and writes the cursor; until then
+        the creation order lacks rows, and a catalog that dies is emptied by its next opening.
+        Raises OutOfSpace (then begin again with `reset`), ViewBroken.
+        """
+        split = bisect_left(keys, _FIRST_USER_KEY)
+        with self.view.write() as transaction:
+            if not self._loading:
+                self.view.put_cursor(transaction, _LOADING, Cursor(b"", 1))
+            self._load(transaction, keys[split:], entries[split:], holder)
+            for key, entry in zip(keys[:split], entries[:split], strict=True):
+                self._load_one(transaction, key, entry, holder)
+            if len(self._unsorted) >= LOAD_ORDER_ROWS:
+                self._write_unsorted(transaction)
+        self._loading = True
+
+    def refill(self, key: bytes, version: int, content_type: str, inline: bytes | None) -> None:
+        """Complete an entry, if it is still that version. Raises OutOfSpace, ViewBroken."""
+        with self.view.write() as transaction:
+            table = self._table(key)
+            packed = transaction.get(key, None, table)
+            if packed is None:
+                return
+            row = unpack_row(key, packed)
+            if row.version == version and not row.flags & COMPLETE:
+                new = pack_row(key, refilled(row, content_type, inline))
+                transaction.put(key, new, db=table)
+
+    def drop_deletes(self, purged: Sequence[tuple[bytes, int]]) -> None:
+        """Forget deletes that are purged from the logs. Raises OutOfSpace, ViewBroken."""
+        with self.view.write() as transaction:
+            for key, version in purged:
+                packed = transaction.get(key, None, self._deletes)
+                if packed is not None and unpack_deleted(key, packed) <= version:
+                    transaction.delete(key, db=self._deletes)
+
+    def reset(self) -> None:
+        """Throw everything away. Raises OutOfSpace, OSError."""
+        self.view.reset()
+        self._bind()
+
+    def close(self, *, clean: bool) -> None:
+        """Close it; a clean one is trusted by the next opening."""
+        self.view.close(clean=clean)
+
+    def _table(self, key: bytes) -> "lmdb._Database":
+        return self._keys if key >= _FIRST_USER_KEY else self._reserved
+
+    def _apply(
+        self, transaction: "lmdb.Transaction[bytes]", change: Change, holder: int, seq: int
+    ) -> None:
+        key = change.key
+        table = self._table(key)
+        packed = transaction.get(key, None, table)
+        known: Row | int | None
+        if packed is not None:
+            known = unpack_row(key, packed)
+        else:
+            packed = transaction.get(key, None, self._deletes)
+            known = None if packed is None else unpack_deleted(key, packed)
+        new = decide(known, change, holder=holder, seq=seq)
+        if new is known or new is None:
+            return
+        if isinstance(new, Row):
+            transaction.put(key, pack_row(key, new), db=table)
+            if known is not None and not isinstance(known, Row):
+                transaction.delete(key, db=self._deletes)
+        else:
+            transaction.put(key, pack_deleted(key, new), db=self._deletes)
+            if isinstance(known, Row):
+                transaction.delete(key, db=table)
+        self._order(transaction, key, known, new)
+
+    def _order(
+        self,
+        transaction: "lmdb.Transaction[bytes]",
+        key: bytes,
+        known: Row | int | None,
+        new: Row | int,
+    ) -> None:
+        """Bring the orders to what is known of a key now."""
+        old_created, old_expires = _times(known)
+        created, expires = _times(new)
+        if old_created != created and key >= _FIRST_USER_KEY:
+            if old_created is not None:
+                transaction.delete(_ORDER.pack(old_created) + key, db=self._created)
+            if created is not None:
+                transaction.put(_ORDER.pack(created) + key, b"", db=self._created)
+        if old_expires != expires:
+            if old_expires:
+                transaction.delete(_ORDER.pack(old_expires) + key, db=self._expiry)
+            if expires:
+                transaction.put(_ORDER.pack(expires) + key, b"", db=self._expiry)
+
+    def _load(
+        self,
+        transaction: "lmdb.Transaction[bytes]",
+        keys: Sequence[bytes],
+        entries: Sequence[bytes],
+        holder: int,
+    ) -> None:
+        """Users' keys: those of which nothing is known at once, the others one by one."""
+        table, deletes = transaction.cursor(self._keys), transaction.cursor(self._deletes)
+        known = {key for key, _ in table.getmulti(keys)} if table.first() else set()
+        if deletes.first():
+            known.update(key for key, _ in deletes.getmulti(keys))
+        rows: list[tuple[bytes, bytes]] = []
+        gone: list[tuple[bytes, bytes]] = []
+        expiry: list[tuple[bytes, bytes]] = []
+        rest: list[tuple[bytes, bytes]] = []
+        last = b""
+        for key, entry in zip(keys, entries, strict=True):
+            if key == last or key in known:
+                rest.append((key, entry))
+                continue
+            last = key
+            position = unpack_position(key, entry)
+            new = decide(None, change_of(key, position), holder=holder, seq=position.seq)
+            if isinstance(new, Row):
+                rows.append((key, pack_row(key, new)))
+                self._unsorted.append(_ORDER.pack(new.created_ms) + key)
+                if new.expires_s:
+                    expiry.append((_ORDER.pack(new.expires_s) + key, b""))
+            elif new is not None:
+                gone.append((key, pack_deleted(key, new)))
+        table.putmulti(rows)
+        deletes.putmulti(gone)
+        transaction.cursor(self._expiry).putmulti(sorted(expiry))
+        if rest:
+            self._write_unsorted(transaction)
+        for key, entry in rest:
+            self._load_one(transaction, key, entry, holder)
+
+    def _load_one(
+        self, transaction: "lmdb.Transaction[bytes]", key: bytes, entry: bytes, holder: int
+    ) -> None:
+        position = unpack_position(key, entry)
+        self._apply(transaction, change_of(key, position), holder, position.seq)
+
+    def _write_unsorted(self, transaction: "lmdb.Transaction[bytes]") -> None:
+        if self._unsorted:
+            self._unsorted.sort()
+            transaction.cursor(self._created).putmulti([(order, b"") for order in self._unsorted])
+            self._unsorted.clear()
+
+
+def _times(known: Row | int | None) -> tuple[int | None, int]:
+    return (known.created_ms, known.expires_s) if isinstance(known, Row) else (None, 0)
+
+
+def _page(
+    table: "lmdb.Cursor[bytes]",
+    prefix: bytes,
+    after: bytes,
+    limit: int,
+    delimiter: bytes,
+    now_s: int,
+) -> Listing:
+    """One page of a key table. Groups are jumped over, not walked through."""
+    entries: list[tuple[bytes, Entry]] = []
+    groups: list[bytes] = []
+    scanned = 0
+    last = b""
+    start = _start(prefix, after, delimiter)
+    found = start is not None and table.set_range(start)
+    while found:
+        key, packed = table.item()
+        if not key.startswith(prefix):
+            break
+        if len(entries) + len(groups) >= limit or scanned == LIST_SCAN_MAX:
+            return Listing(entries, groups, last)
+        scanned += 1
+        last = key
+        entry = unpack_entry(key, packed)
+        group = _group(key, prefix, delimiter)
+        if entry.expires_s and entry.expires_s <= now_s:
+            found = table.next()
+        elif group:
+            groups.append(group)
+            last = group
+            behind = _behind(group)
+            found = behind is not None and table.set_range(behind)
+        else:
+            entries.append((key, entry))
+            found = table.next()
+    return Listing(entries, groups, None)
+
+
+def _start(prefix: bytes, after: bytes, delimiter: bytes) -> bytes | None:
+    """Where a page begins; None: behind every key."""
+    if after and _group(after, prefix, delimiter) == after:
+        return _behind(after)
+    return max(prefix, after + b"\0") if after else prefix or b"\0"
+
+
+def _group(key: bytes, prefix: bytes, delimiter: bytes) -> bytes:
+    """The group that stands for a key, up to the first delimiter behind the prefix; or empty."""
+    if not delimiter or not key.startswith(prefix):
+        return b""
+    at = key.find(delimiter, len(prefix))
+    return b"" if at < 0 else key[: at + len(delimiter)]
+
+
+def _behind(group: bytes) -> bytes | None:
+    """The first possible key behind every key that begins with `group`."""
+    stem = group.rstrip(b"\xff")
+    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else None

@@ -1,0 +1,260 @@
+"""What the catalog keeps of one key, its bytes, and which of two records wins. No I/O.
+
+A live key's row, all little-endian:
+
+      0          4         12     20           28          36      37       38             40
+      +----------+---------+------+------------+-----------+-------+--------+--------------+
+      | checksum | version | size | created ms | expires s | flags |holders | content type |
+      |          |         |      |            |           |       | count  | length       |
+      +----------+---------+------+------------+-----------+-------+--------+--------------+
+      40
+      +---------------------------+--------------+--------------+
+      | holders: n x (number u16, | content type | inline value |
+      |               stamp u64)  |              |              |
+      +---------------------------+--------------+--------------+
+
+checksum  CRC32C of the key, then everything behind the checksum.
+flags     1 complete: content type and inline value are known; 2 there is an inline value;
+          4 a PUT or BLOB was seen (else only a MOVED: the version is known, its size is not).
+stamp     seq << 1 | moved: the newest record of this version in that volume, and whether it says
+          that the volume no longer has it. Such a row is not a holder, but is remembered.
+
+A deleted key's row: checksum, version.
+
+`decide` takes records in any order, any number of times, and ends in the same state: the largest
+version wins; at the same version a DELETE wins over a PUT; of one volume at that version the
+largest seq wins. So a catalog filled from footers in any order equals the one that followed.
+"""
+
+import struct
+from functools import lru_cache
+
+import google_crc32c
+import msgspec
+
+from pulzar.errors import Damage
+from pulzar.limits import INLINE_BYTES_MAX
+from pulzar.varidb.entry import Entry
+from pulzar.varidb.position import Position
+from pulzar.varidb.record import Type
+
+COMPLETE = 1
+INLINE = 2
+SEEN = 4
+
+_HEAD = struct.Struct("<IQQQQBBH")
+_ONE_HOLDER = struct.Struct("<IQQQQBBHHQ")  # nearly every row
+_HOLDER_BYTES = 10
+_HOLDERS_AT = 37
+_CHECKSUM = struct.Struct("<I")
+_DELETED = struct.Struct("<IQ")
+
+_DELETE = int(Type.DELETE)
+_MOVED = int(Type.MOVED)
+
+_crc32c = google_crc32c.extend
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """One keyed record of a log, as far as the catalog is concerned.
+
+    `inline`: the value, if it is one of at most INLINE_BYTES_MAX, else None. `seq` 0: not known,
+    but behind everything that came before. `complete` False: content type and inline value are
+    not known.
+    """
+
+    key: bytes
+    type: int
+    version: int
+    size: int
+    created_ms: int
+    expires_s: int
+    content_type: str = ""
+    inline: bytes | None = None
+    seq: int = 0
+    complete: bool = True
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """A live key's row, unpacked. `holders` are (number, stamp)."""
+
+    version: int
+    size: int
+    created_ms: int
+    expires_s: int
+    flags: int
+    holders: tuple[tuple[int, int], ...]
+    content_type: bytes
+    inline: bytes
+
+
+def decide(known: Row | int | None, change: Change, *, holder: int, seq: int) -> Row | int | None:
+    """What is known of a key after a record: a row, the version at which it was deleted, or
+    None: nothing. `known` itself where the record changes nothing."""
+    version = change.version
+    stamp = seq << 1 | (change.type == _MOVED)
+    if isinstance(known, Row):
+        if version < known.version:
+            return known
+        if change.type == _DELETE:
+            return version
+        if version == known.version:
+            return _joined(known, change, holder, stamp)
+    elif known is not None and version <= known:
+        return known
+    return version if change.type == _DELETE else _row(change, ((holder, stamp),))
+
+
+def _row(change: Change, holders: tuple[tuple[int, int], ...]) -> Row:
+    seen = change.type != _MOVED
+    complete = seen and change.complete
+    inline = change.inline if complete else None
+    return Row(
+        change.version,
+        change.size,
+        change.created_ms,
+        change.expires_s,
+        seen * SEEN | complete * COMPLETE | (inline is not None) * INLINE,
+        holders,
+        change.content_type.encode() if complete else b"",
+        inline or b"",
+    )
+
+
+def _joined(known: Row, change: Change, holder: int, stamp: int) -> Row:
+    """The row after another record of its version."""
+    old = dict(known.holders)
+    holders = known.holders
+    if stamp >> 1 >= old.get(holder, 0) >> 1:
+        holders = tuple(sorted({**old, holder: stamp}.items()))
+    if _row(change, ()).flags & ~known.flags:
+        return _row(change, holders)  # it tells more
+    return known if holders == known.holders else msgspec.structs.replace(known, holders=holders)
+
+
+def refilled(row: Row, content_type: str, inline: bytes | None) -> Row:
+    """The row with what only the record itself says."""
+    return msgspec.structs.replace(
+        row,
+        flags=row.flags | COMPLETE | (inline is not None) * INLINE,
+        content_type=content_type.encode(),
+        inline=inline or b"",
+    )
+
+
+def change_of(key: bytes, position: Position) -> Change:
+    """What a position tells: everything but content type and inline value, if there are any."""
+    empty = position.meta_length == 0 and position.size == 0
+    complete = empty or (position.meta_length == 0 and position.size > INLINE_BYTES_MAX)
+    return Change(
+        key,
+        position.type,
+        position.version,
+        position.size,
+        position.created_ms,
+        position.expires_s,
+        "",
+        b"" if empty else None,
+        position.seq,
+        complete,
+    )
+
+
+def pack_row(key: bytes, row: Row) -> bytes:
+    """The bytes of a row, with their checksum."""
+    holders = row.holders
+    head = _HEAD.pack(
+        0,
+        row.version,
+        row.size,
+        row.created_ms,
+        row.expires_s,
+        row.flags,
+        len(holders),
+        len(row.content_type),
+    )
+    stamps = b"".join([_holders(1).pack(*pair) for pair in holders])
+    rest = b"".join((head[4:], stamps, row.content_type, row.inline))
+    return _CHECKSUM.pack(_crc32c(_crc32c(0, key), rest)) + rest
+
+
+def unpack_row(key: bytes, packed: bytes) -> Row:
+    """The row in `packed`. Raises Damage where it is not one of `key`."""
+    _check(key, packed)
+    _, version, size, created_ms, expires_s, flags, count, length = _HEAD.unpack_from(packed)
+    flat = _holders(count).unpack_from(packed, _HEAD.size)
+    at = _HEAD.size + count * _HOLDER_BYTES
+    return Row(
+        version,
+        size,
+        created_ms,
+        expires_s,
+        flags,
+        tuple(zip(flat[::2], flat[1::2], strict=True)),
+        packed[at : at + length],
+        packed[at + length :],
+    )
+
+
+def unpack_entry(key: bytes, packed: bytes) -> Entry:
+    """The entry in `packed`. Raises Damage where it is not one of `key`."""
+    _check(key, packed)
+    if packed[_HOLDERS_AT] == 1:
+        (
+            _,
+            version,
+            size,
+            created_ms,
+            expires_s,
+            flags,
+            _,
+            length,
+            number,
+            stamp,
+        ) = _ONE_HOLDER.unpack_from(packed)
+        holders: tuple[int, ...] = () if stamp & 1 else (number,)
+        at = _ONE_HOLDER.size
+    else:
+        row = unpack_row(key, packed)
+        version, size, flags, length = row.version, row.size, row.flags, len(row.content_type)
+        created_ms, expires_s = row.created_ms, row.expires_s
+        holders = tuple(number for number, stamp in row.holders if not stamp & 1)
+        at = _HEAD.size + len(row.holders) * _HOLDER_BYTES
+    return Entry(
+        version,
+        size,
+        created_ms,
+        expires_s,
+        packed[at : at + length].decode() if length else "",
+        holders,
+        packed[at + length :] if flags & INLINE else None,
+        flags & COMPLETE == COMPLETE,
+    )
+
+
+def pack_deleted(key: bytes, version: int) -> bytes:
+    """The bytes that remember a deleted key's version."""
+    rest = _DELETED.pack(0, version)[4:]
+    return _CHECKSUM.pack(_crc32c(_crc32c(0, key), rest)) + rest
+
+
+def unpack_deleted(key: bytes, packed: bytes) -> int:
+    """The version at which a key was deleted. Raises Damage."""
+    if len(packed) != _DELETED.size:
+        raise Damage("a deleted key's row has the wrong length")
+    checksum, version = _DELETED.unpack(packed)
+    if _crc32c(_crc32c(0, key), packed[4:]) != checksum:
+        raise Damage("a deleted key's row does not match its checksum")
+    return int(version)
+
+
+def _check(key: bytes, packed: bytes) -> None:
+    if len(packed) < _HEAD.size:
+        raise Damage("a catalog entry is too short")
+    if _crc32c(_crc32c(0, key), packed[4:]) != int.from_bytes(packed[:4], "little"):
+        raise Damage("a catalog entry does not match its checksum")
+
+
+@lru_cache(maxsize=256)
+def _holders(count: int) -> struct.Struct:
+    return struct.Struct("<" + "HQ" * count)
