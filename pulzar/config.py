@@ -40,6 +40,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     port: int
+    client_timeout_s: int
     data_dir: str
     volume_port: int
     reserve_bytes: int

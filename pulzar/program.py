@@ -74,7 +74,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: Callable[[s
     failure = asyncio.create_task(_stop_at_failure(store, stop))
     try:
         if not stop.is_set():
-            app = build_app(store, clock=clock)
+            app = build_app(store, clock=clock, chunk_timeout_s=config.client_timeout_s)
             await serve(app, host=config.host, port=config.port, on_ready=on_ready, stop=stop)
     except OSError as error:
         raise _listen_error(config, error) from error

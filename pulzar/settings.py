@@ -21,6 +21,7 @@ from pulzar.limits import (
     SEGMENT_BYTES,
     SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN,
+    UPLOAD_CHUNK_TIMEOUT_S,
 )
 
 ENVIRONMENT_PREFIX = "PULZAR_"
@@ -87,6 +88,14 @@ def parse_duration(text: str) -> int:
     if not found:
         raise ValueError("give a number and s, m, h or d, such as 90s, 15m, 12h or 7d")
     return int(found[1]) * DURATION_UNITS[found[2]]
+
+
+def parse_timeout(text: str) -> int:
+    """Seconds, at least one."""
+    seconds = parse_duration(text)
+    if seconds < 1:
+        raise ValueError("give at least 1s")
+    return seconds
 
 
 def parse_log_level(text: str) -> str:
@@ -159,6 +168,18 @@ SETTINGS = (
         "`pulzar up` prints says which.",
         costs="Nothing; a port below 1024 needs root.",
         unsure="9000.",
+    ),
+    Setting(
+        section="server",
+        name="client_timeout",
+        field="client_timeout_s",
+        parse=parse_timeout,
+        default=f"{UPLOAD_CHUNK_TIMEOUT_S:.0f}s",
+        does="How long a client may send or take no byte in the middle of a value. Then its "
+        "request is ended; of an upload that did not come to its end, nothing is stored.",
+        costs="If it is short, clients on a slow or broken network must begin again; if it is "
+        "long, each client that went away without a word holds its memory or its file so long.",
+        unsure="60s.",
     ),
     Setting(
         section="volume",
