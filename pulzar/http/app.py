@@ -1,0 +1,167 @@
+"""The ASGI application: what answers at which path, and the one place that catches errors.
+
+The data verbs stand in front, as plain ASGI functions chosen by the beginning of the path; all the
+rest goes through Starlette's router. PATHS is the list of everything there is.
+
+An error that Pulzar raises on purpose becomes the answer that `problem.py` gives it. Anything
+else is a bug: it is logged with its traceback and answered 500 `internal`. Before an error is
+answered, what the client still sends is read up to a bound, else it might never see the answer.
+"""
+
+import logging
+from difflib import get_close_matches
+from typing import Any
+
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from pulzar.clock import Clock
+from pulzar.errors import MethodNotAllowed, NotFoundPath, PulzarError
+from pulzar.http.admin import Admin
+from pulzar.http.batch import Batches
+from pulzar.http.body import drain
+from pulzar.http.keys import KeyVerbs
+from pulzar.http.listing import Lister
+from pulzar.http.metrics import Metrics, Tally
+from pulzar.http.patience import Patience
+from pulzar.http.problem import Refusal, bug, refusal, shown
+from pulzar.http.values import AnswerBroken
+from pulzar.limits import UPLOAD_CHUNK_TIMEOUT_S
+from pulzar.varidb.entry import Store
+
+_log = logging.getLogger(__name__)
+
+# Path, methods, the word that counts it in the metrics.
+PATHS: dict[str, tuple[tuple[str, ...], str]] = {
+    "/add_key/{key}": (("PUT",), "put"),
+    "/get_key/{key}": (("GET", "HEAD"), "get"),
+    "/delete_key/{key}": (("DELETE",), "delete"),
+    "/list_keys/{prefix}": (("GET", "HEAD"), "list"),
+    "/batch": (("POST",), "batch"),
+    "/admin/status": (("GET", "HEAD"), "admin"),
+    "/admin/compact": (("POST",), "admin"),
+    "/healthz": (("GET", "HEAD"), "health"),
+    "/readyz": (("GET", "HEAD"), "health"),
+    "/metrics": (("GET", "HEAD"), "metrics"),
+}
+_OTHER = "other"
+_HINTS = {path.partition("{")[0].rstrip("/"): path for path in PATHS}
+
+
+class App:
+    """The application over one store. `tally.open` says how many requests are at work."""
+
+    def __init__(self, store: Store, *, clock: Clock, chunk_timeout_s: float) -> None:
+        self.tally = Tally()
+        patience = Patience(chunk_timeout_s)
+        verbs = KeyVerbs(store, clock=clock, tally=self.tally, patience=patience)
+        self._put, self._get, self._delete = verbs.put, verbs.get, verbs.delete
+        admin = Admin(store)
+        endpoints: dict[str, Any] = {
+            "/list_keys/{prefix}": Lister(store).get,
+            "/batch": Batches(store, clock=clock, patience=patience).post,
+            "/admin/status": admin.status,
+            "/admin/compact": admin.compact,
+            "/healthz": admin.health,
+            "/readyz": admin.ready,
+            "/metrics": Metrics(store, self.tally).get,
+        }
+        routes = [
+            Route(path.replace("}", ":path}"), endpoint, methods=list(PATHS[path][0]))
+            for path, endpoint in endpoints.items()
+        ]
+        self._router = Router(routes, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification, 3.0."""
+        if scope["type"] != "http":
+            raise NotImplementedError(f"no {scope['type']} is served here")
+        tally = self.tally
+        tally.open += 1
+        path: bytes = scope["raw_path"]
+        try:
+            if path.startswith(b"/get_key/"):
+                await self._get(scope, receive, send)
+            elif path.startswith(b"/add_key/"):
+                await self._put(scope, receive, send)
+            elif path.startswith(b"/delete_key/"):
+                await self._delete(scope, receive, send)
+            else:
+                await self._rest(scope, receive, send)
+        except PulzarError as error:
+            await self._refuse(scope, receive, send, refusal(error))
+        except AnswerBroken as error:
+            _log.warning("the answer to %s was cut off: %s", _line(scope), error)
+            raise
+        except Exception:  # a bug, whatever it is: logged here, and the server goes on
+            _log.exception("a bug met %s", _line(scope))
+            await self._refuse(scope, receive, send, bug())
+        finally:
+            tally.open -= 1
+
+    async def _rest(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = find_path(scope["path"])
+        methods, verb = PATHS[path]
+        if scope["method"] not in methods:
+            raise MethodNotAllowed(
+                f"{scope['method']} is not for {path}: use {' or '.join(methods)}", allow=methods
+            )
+        started = False
+
+        async def counting_send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self.tally.answers[verb, message["status"]] += 1
+            await send(message)
+
+        try:
+            await self._router(scope, receive, counting_send)
+        except Exception as error:  # whatever it is, there is no second answer to one request
+            if started:
+                raise AnswerBroken(repr(error)) from error
+            raise
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, answer: Refusal) -> None:
+        self.tally.answers[_verb(scope["path"]), answer.status] += 1
+        await drain(scope, receive)
+        start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        await send(start)
+        body = b"" if scope["method"] == "HEAD" else answer.body
+        await send({"type": "http.response.body", "body": body})
+
+
+def build_app(
+    store: Store, *, clock: Clock, chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S
+) -> App:
+    """The application over `store`. A client that takes or gives no byte for `chunk_timeout_s`
+    in the middle of a value is given up."""
+    return App(store, clock=clock, chunk_timeout_s=chunk_timeout_s)
+
+
+def find_path(path: str) -> str:
+    """The entry of PATHS that `path` is one of. Raises NotFoundPath with the nearest one."""
+    for known in PATHS:
+        front, parameter, _ = known.partition("{")
+        if path.startswith(front) if parameter else path == known:
+            return known
+    words = path.split("/")
+    candidates = ["/".join(words[:2]), "/".join(words[:3])]
+    for candidate in candidates:
+        near = get_close_matches(candidate, _HINTS, n=1)
+        if near:
+            raise NotFoundPath(
+                f"there is nothing at {shown(path)}; did you mean {_HINTS[near[0]]} ?"
+            )
+    raise NotFoundPath(f"there is nothing at {shown(path)}; there is {', '.join(PATHS)}")
+
+
+def _verb(path: str) -> str:
+    try:
+        return PATHS[find_path(path)][1]
+    except NotFoundPath:
+        return _OTHER
+
+
+def _line(scope: Scope) -> str:
+    return f"{scope['method']} {scope['path']}"
