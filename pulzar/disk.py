@@ -90,6 +90,9 @@ class Disk(Protocol):
     def free_bytes(self, path: str) -> int:
         """Bytes that a non-root user can still allocate on the file system of `path`."""
 
+    def file_id(self, path: str) -> str:
+        """What tells this file from a copy of it, as long as nothing replaces it."""
+
     def lock(self, path: str) -> Lock:
         """Take an exclusive lock on a file (made if missing). BlockingIOError if it is held."""
 
@@ -115,6 +118,19 @@ def write_file(disk: Disk, path: str, content: bytes) -> None:
     finally:
         file.close()
     disk.sync_directory(os.path.dirname(path))
+
+
+def sync_ancestors(disk: Disk, path: str) -> None:
+    """Make the name of a directory durable, and those of the directories above it.
+
+    One that we may not read was not made by us.
+    """
+    while path not in ("", "/", "."):
+        path = os.path.dirname(path) or ("." if not path.startswith("/") else "/")
+        try:
+            disk.sync_directory(path)
+        except PermissionError:
+            return
 
 
 class SystemFile:
@@ -231,6 +247,10 @@ class SystemDisk:
     def free_bytes(self, path: str) -> int:
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize
+
+    def file_id(self, path: str) -> str:
+        stat = os.stat(path)
+        return f"{stat.st_dev}:{stat.st_ino}"
 
     def lock(self, path: str) -> Lock:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

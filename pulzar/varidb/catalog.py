@@ -31,6 +31,7 @@ from pulzar.varidb.catalog_row import (
     change_of,
     decide,
     pack_deleted,
+    pack_loaded,
     pack_row,
     refilled,
     unpack_deleted,
@@ -39,7 +40,7 @@ from pulzar.varidb.catalog_row import (
 )
 from pulzar.varidb.entry import Entry, Listing, Status
 from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
-from pulzar.varidb.view import View
+from pulzar.varidb.view import View, put_sorted
 
 __all__ = ["Catalog", "Change"]
 
@@ -54,7 +55,7 @@ class Catalog:
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self._unsorted: list[bytes] = []  # rows of `created` that a load has not written yet
+        self._unsorted: set[bytes] = set()  # rows of `created` that a load has not written yet
         self._loading = False
         self._bind()
 
@@ -271,7 +272,9 @@ class Catalog:
         created, expires = _times(new)
         if old_created != created and key >= _FIRST_USER_KEY:
             if old_created is not None:
-                transaction.delete(_ORDER.pack(old_created) + key, db=self._created)
+                order = _ORDER.pack(old_created) + key
+                self._unsorted.discard(order)
+                transaction.delete(order, db=self._created)
             if created is not None:
                 transaction.put(_ORDER.pack(created) + key, b"", db=self._created)
         if old_expires != expires:
@@ -288,34 +291,27 @@ class Catalog:
         holder: int,
     ) -> None:
         """Users' keys: those of which nothing is known at once, the others one by one."""
-        table, deletes = transaction.cursor(self._keys), transaction.cursor(self._deletes)
-        known = {key for key, _ in table.getmulti(keys)} if table.first() else set()
-        if deletes.first():
-            known.update(key for key, _ in deletes.getmulti(keys))
+        known = _known(transaction.cursor(self._keys), keys)
+        known |= _known(transaction.cursor(self._deletes), keys)
         rows: list[tuple[bytes, bytes]] = []
-        gone: list[tuple[bytes, bytes]] = []
         expiry: list[tuple[bytes, bytes]] = []
         rest: list[tuple[bytes, bytes]] = []
         last = b""
         for key, entry in zip(keys, entries, strict=True):
-            if key == last or key in known:
+            found = None
+            if key != last and key not in known:
+                found = pack_loaded(key, entry, holder)
+            last = key
+            if found is None:
                 rest.append((key, entry))
                 continue
-            last = key
-            position = unpack_position(key, entry)
-            new = decide(None, change_of(key, position), holder=holder, seq=position.seq)
-            if isinstance(new, Row):
-                rows.append((key, pack_row(key, new)))
-                self._unsorted.append(_ORDER.pack(new.created_ms) + key)
-                if new.expires_s:
-                    expiry.append((_ORDER.pack(new.expires_s) + key, b""))
-            elif new is not None:
-                gone.append((key, pack_deleted(key, new)))
-        table.putmulti(rows)
-        deletes.putmulti(gone)
-        transaction.cursor(self._expiry).putmulti(sorted(expiry))
-        if rest:
-            self._write_unsorted(transaction)
+            created_ms, expires_s, row = found
+            rows.append((key, row))
+            self._unsorted.add(_ORDER.pack(created_ms) + key)
+            if expires_s:
+                expiry.append((_ORDER.pack(expires_s) + key, b""))
+        put_sorted(transaction.cursor(self._keys), rows)
+        put_sorted(transaction.cursor(self._expiry), sorted(expiry))
         for key, entry in rest:
             self._load_one(transaction, key, entry, holder)
 
@@ -326,10 +322,17 @@ class Catalog:
         self._apply(transaction, change_of(key, position), holder, position.seq)
 
     def _write_unsorted(self, transaction: "lmdb.Transaction[bytes]") -> None:
-        if self._unsorted:
-            self._unsorted.sort()
-            transaction.cursor(self._created).putmulti([(order, b"") for order in self._unsorted])
-            self._unsorted.clear()
+        """Write the rows of the creation order that a load has gathered."""
+        rows = [(order, b"") for order in sorted(self._unsorted)]
+        put_sorted(transaction.cursor(self._created), rows)
+        self._unsorted.clear()
+
+
+def _known(table: "lmdb.Cursor[bytes]", keys: Sequence[bytes]) -> set[bytes]:
+    """Those of the sorted `keys` that a table has."""
+    if not keys or not table.last() or table.key() < keys[0]:
+        return set()
+    return {key for key, _ in table.getmulti(keys)}
 
 
 def _times(known: Row | int | None) -> tuple[int | None, int]:

@@ -28,6 +28,7 @@ largest seq wins. So a catalog filled from footers in any order equals the one t
 
 import struct
 from functools import lru_cache
+from itertools import chain
 
 import google_crc32c
 import msgspec
@@ -42,14 +43,19 @@ COMPLETE = 1
 INLINE = 2
 SEEN = 4
 
-_HEAD = struct.Struct("<IQQQQBBH")
-_ONE_HOLDER = struct.Struct("<IQQQQBBHHQ")  # nearly every row
+_HEAD = struct.Struct("<QQQQBBH")  # behind the checksum
+_ONE_HOLDER = struct.Struct("<QQQQBBHHQ")  # nearly every row
+_HEAD_BYTES = 40
 _HOLDER_BYTES = 10
 _HOLDERS_AT = 37
-_CHECKSUM = struct.Struct("<I")
+_ENTRY = struct.Struct("<12xBx2xIIQQQQQ")  # of a position, from its type on (position.py)
+_CHECKSUM_AT = 20
+_NO_CHECKSUM = bytes(4)
 _DELETED = struct.Struct("<IQ")
 
+_PUT = int(Type.PUT)
 _DELETE = int(Type.DELETE)
+_BLOB = int(Type.BLOB)
 _MOVED = int(Type.MOVED)
 
 _crc32c = google_crc32c.extend
@@ -163,27 +169,59 @@ def change_of(key: bytes, position: Position) -> Change:
 def pack_row(key: bytes, row: Row) -> bytes:
     """The bytes of a row, with their checksum."""
     holders = row.holders
-    head = _HEAD.pack(
-        0,
-        row.version,
-        row.size,
-        row.created_ms,
-        row.expires_s,
-        row.flags,
-        len(holders),
-        len(row.content_type),
-    )
-    stamps = b"".join([_holders(1).pack(*pair) for pair in holders])
-    rest = b"".join((head[4:], stamps, row.content_type, row.inline))
-    return _CHECKSUM.pack(_crc32c(_crc32c(0, key), rest)) + rest
+    if len(holders) == 1:
+        ((number, stamp),) = holders
+        fixed = _ONE_HOLDER.pack(
+            row.version,
+            row.size,
+            row.created_ms,
+            row.expires_s,
+            row.flags,
+            1,
+            len(row.content_type),
+            number,
+            stamp,
+        )
+    else:
+        fixed = _HEAD.pack(
+            row.version,
+            row.size,
+            row.created_ms,
+            row.expires_s,
+            row.flags,
+            len(holders),
+            len(row.content_type),
+        ) + _holders(len(holders)).pack(*chain.from_iterable(holders))
+    rest = fixed + row.content_type + row.inline
+    return int(_crc32c(_crc32c(0, key), rest)).to_bytes(4, "little") + rest
+
+
+def pack_loaded(key: bytes, entry: bytes, holder: int) -> tuple[int, int, bytes] | None:
+    """What `decide` and `pack_row` make of a packed position where nothing else is known of the
+    key, only faster: creation, expiry, row. None where it is no PUT or BLOB. Raises Damage."""
+    type_, meta_length, checksum, seq, version, size, created_ms, expires_s = _ENTRY.unpack(entry)
+    if type_ != _PUT and type_ != _BLOB:
+        return None
+    bare = entry[:_CHECKSUM_AT] + _NO_CHECKSUM + entry[_CHECKSUM_AT + 4 :]
+    if _crc32c(_crc32c(0, key), bare) != checksum:
+        raise Damage("an index entry does not match its checksum")
+    flags = SEEN
+    if not meta_length:
+        if size > INLINE_BYTES_MAX:
+            flags = SEEN | COMPLETE
+        elif not size:
+            flags = SEEN | COMPLETE | INLINE
+    rest = _ONE_HOLDER.pack(version, size, created_ms, expires_s, flags, 1, 0, holder, seq << 1)
+    row = int(_crc32c(_crc32c(0, key), rest)).to_bytes(4, "little") + rest
+    return created_ms, expires_s, row
 
 
 def unpack_row(key: bytes, packed: bytes) -> Row:
     """The row in `packed`. Raises Damage where it is not one of `key`."""
     _check(key, packed)
-    _, version, size, created_ms, expires_s, flags, count, length = _HEAD.unpack_from(packed)
-    flat = _holders(count).unpack_from(packed, _HEAD.size)
-    at = _HEAD.size + count * _HOLDER_BYTES
+    version, size, created_ms, expires_s, flags, count, length = _HEAD.unpack_from(packed, 4)
+    flat = _holders(count).unpack_from(packed, _HEAD_BYTES)
+    at = _HEAD_BYTES + count * _HOLDER_BYTES
     return Row(
         version,
         size,
@@ -200,26 +238,17 @@ def unpack_entry(key: bytes, packed: bytes) -> Entry:
     """The entry in `packed`. Raises Damage where it is not one of `key`."""
     _check(key, packed)
     if packed[_HOLDERS_AT] == 1:
-        (
-            _,
-            version,
-            size,
-            created_ms,
-            expires_s,
-            flags,
-            _,
-            length,
-            number,
-            stamp,
-        ) = _ONE_HOLDER.unpack_from(packed)
+        version, size, created_ms, expires_s, flags, _, length, number, stamp = (
+            _ONE_HOLDER.unpack_from(packed, 4)
+        )
         holders: tuple[int, ...] = () if stamp & 1 else (number,)
-        at = _ONE_HOLDER.size
+        at = _HEAD_BYTES + _HOLDER_BYTES
     else:
         row = unpack_row(key, packed)
         version, size, flags, length = row.version, row.size, row.flags, len(row.content_type)
         created_ms, expires_s = row.created_ms, row.expires_s
         holders = tuple(number for number, stamp in row.holders if not stamp & 1)
-        at = _HEAD.size + len(row.holders) * _HOLDER_BYTES
+        at = _HEAD_BYTES + len(row.holders) * _HOLDER_BYTES
     return Entry(
         version,
         size,
@@ -234,8 +263,8 @@ def unpack_entry(key: bytes, packed: bytes) -> Entry:
 
 def pack_deleted(key: bytes, version: int) -> bytes:
     """The bytes that remember a deleted key's version."""
-    rest = _DELETED.pack(0, version)[4:]
-    return _CHECKSUM.pack(_crc32c(_crc32c(0, key), rest)) + rest
+    rest = version.to_bytes(8, "little")
+    return int(_crc32c(_crc32c(0, key), rest)).to_bytes(4, "little") + rest
 
 
 def unpack_deleted(key: bytes, packed: bytes) -> int:
@@ -249,7 +278,7 @@ def unpack_deleted(key: bytes, packed: bytes) -> int:
 
 
 def _check(key: bytes, packed: bytes) -> None:
-    if len(packed) < _HEAD.size:
+    if len(packed) < _HEAD_BYTES:
         raise Damage("a catalog entry is too short")
     if _crc32c(_crc32c(0, key), packed[4:]) != int.from_bytes(packed[:4], "little"):
         raise Damage("a catalog entry does not match its checksum")

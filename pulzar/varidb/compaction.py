@@ -206,9 +206,8 @@ def rewrite(
                 if record.type == Type.BLOB and _was_last(record, segment.id, found, get):
                     blobs.append(decode_blob(record.value).name)
         kept = len(output.positions)
-        if kept:
-            new = output.finish(_stands_for(disk, directory, inputs))
-        else:
+        new = output.finish(_stands_for(disk, directory, inputs)) if kept else None
+        if new is None:
             output.abort()
     except BaseException:  # also when the process is told to stop: no half file is left behind
         output.abort()
@@ -217,7 +216,7 @@ def rewrite(
     trailers = [segment.trailer for segment in inputs if segment.trailer is not None]
     return Rewritten(
         inputs=tuple(segment.id for segment in inputs),
-        output=new if kept else None,
+        output=new,
         blobs=tuple(blobs),
         kept=kept,
         dropped=dropped,

@@ -22,14 +22,24 @@ from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
 from pulzar.varidb.recovery import Segment
 from pulzar.varidb.segment import KIND_LOG, SEGMENT_HEADER_BYTES, Found, read_record, scan
 
+FIRST_NOTE_BYTE = 0xFE
+"""Index keys from here on are not users' keys: those are UTF-8, which has no such byte."""
+
 Item: TypeAlias = tuple[bytes, Position]
 
 
-class IndexView(Protocol):
-    """What a volume needs of its index (index.py; pulzar.testing has one of a dict)."""
+class IndexReader(Protocol):
+    """What can be read of an index, also by another process."""
 
     def get(self, key: bytes) -> Position | None:
         """The newest position of a key, deletes included."""
+
+    def columns(self, after: bytes, limit: int) -> tuple[list[bytes], list[bytes]]:
+        """Keys strictly behind `after` and their packed entries, in key order."""
+
+
+class IndexView(IndexReader, Protocol):
+    """What a volume needs of its index (index.py; pulzar.testing has one of a dict)."""
 
     def cursor(self) -> Cursor:
         """How far it has followed; NOWHERE when it is empty or not to be trusted."""
@@ -42,9 +52,6 @@ class IndexView(Protocol):
 
     def load(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> None:
         """As apply, for the columns of a footer, without a cursor."""
-
-    def columns(self, after: bytes, limit: int) -> tuple[list[bytes], list[bytes]]:
-        """Keys strictly behind `after` and their packed entries, in key order."""
 
     def swap(self, items: Iterable[tuple[bytes, Position, Position]]) -> int:
         """Replace old by new where old is still there; how many."""

@@ -33,6 +33,7 @@ Part of the format.
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import google_crc32c
 import msgspec
@@ -209,24 +210,44 @@ def _body_bytes(trailer: Trailer) -> int:
     )
 
 
-def read_footer(file: File, trailer: Trailer) -> Footer:
-    """The footer that `trailer` describes. Raises Damage where its checksum does not hold."""
+def read_body(file: File, trailer: Trailer) -> bytes:
+    """Everything between records end and trailer. Raises Damage where it does not hold."""
     body = file.read(_body_bytes(trailer), offset=trailer.records_end)
     if len(body) != _body_bytes(trailer) or _crc32c(0, body) != trailer.body_crc:
         raise Damage(f"the footer of segment {trailer.segment_id} does not match its checksum")
-    count = trailer.entries
-    keys_at = count * POSITION_BYTES
+    return body
+
+
+def columns(
+    body: bytes, trailer: Trailer, *, start: int, stop: int
+) -> tuple[list[bytes], list[bytes]]:
+    """Keys and entries number start..stop of a footer's body."""
+    stop = min(stop, trailer.entries)
+    keys_at = trailer.entries * POSITION_BYTES
     ends_at = keys_at + trailer.keys_bytes
-    notes_at = ends_at + count * 4
+    first = max(start - 1, 0)
+    ends = struct.unpack_from(f"<{stop - first}I", body, ends_at + first * 4)
+    bounds = (0, *ends) if start == 0 else ends
+    return (
+        [body[keys_at + low : keys_at + high] for low, high in pairwise(bounds)],
+        [
+            body[at : at + POSITION_BYTES]
+            for at in range(start * POSITION_BYTES, stop * POSITION_BYTES, POSITION_BYTES)
+        ],
+    )
+
+
+def read_footer(file: File, trailer: Trailer) -> Footer:
+    """The footer that `trailer` describes. Raises Damage where its checksum does not hold."""
+    body = read_body(file, trailer)
+    keys, entries = columns(body, trailer, start=0, stop=trailer.entries)
+    notes_at = trailer.entries * (POSITION_BYTES + 4) + trailer.keys_bytes
     inputs_at = notes_at + trailer.notes * POSITION_BYTES
     bloom_at = inputs_at + trailer.inputs * _RANGE.size
-    ends = struct.unpack_from(f"<{count}I", body, ends_at)
-    all_keys = body[keys_at:ends_at]
-    starts = (0, *ends[:-1])
     return Footer(
         trailer=trailer,
-        keys=[all_keys[start:end] for start, end in zip(starts, ends, strict=False)],
-        entries=[body[at : at + POSITION_BYTES] for at in range(0, keys_at, POSITION_BYTES)],
+        keys=keys,
+        entries=entries,
         notes=[
             unpack_position(b"", body[at : at + POSITION_BYTES])
             for at in range(notes_at, inputs_at, POSITION_BYTES)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from pulzar.disk import Disk, read_file, write_file
+from pulzar.disk import Disk, read_file, sync_ancestors, write_file
 from pulzar.errors import NotAVolume, VolumeTooNew
 from pulzar.varidb.blob import BLOBS
 from pulzar.varidb.log import SEGMENTS
@@ -34,14 +34,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_identity(disk: Disk, directory: str) -> Identity:
     """Who the volume in `directory` is. Raises NotAVolume, VolumeTooNew, OSError."""
+    stranger = NotAVolume(f"{directory} is not a volume: it has no valid {IDENTITY_NAME}")
     try:
         content = read_file(disk, f"{directory}/{IDENTITY_NAME}")
         identity = msgspec.json.decode(content, type=Identity)
         valid = identity.pulzar == "volume" and len(identity.id) == 16
     except (FileNotFoundError, msgspec.DecodeError, ValueError):
-        valid = False
+        raise stranger from None
     if not valid:
-        raise NotAVolume(f"{directory} is not a volume: it has no valid {IDENTITY_NAME}")
+        raise stranger
     if identity.format > FORMAT:
         raise VolumeTooNew(
             f"{directory} has format {identity.format}; this version of Pulzar reads up to {FORMAT}"
@@ -72,6 +73,7 @@ def create_identity(
     if disk.exists(new_path):
         disk.unlink(new_path)
     write_file(disk, new_path, msgspec.json.format(msgspec.json.encode(identity), indent=2) + b"\n")
+    sync_ancestors(disk, directory)
     disk.rename(new_path, f"{directory}/{IDENTITY_NAME}")
     disk.sync_directory(directory)
     return identity

@@ -95,6 +95,7 @@ class Log:
         self._token = token
         self._file: File | None = None
         self._prepared: Batch | None = None
+        self._next_id = 1
         self.opening = b""
         self.header: SegmentHeader | None = None
         self.seed = 0
@@ -112,11 +113,12 @@ class Log:
         Durable when this returns. Raises OSError.
         """
         self.opening = self._token(16)
+        self._next_id = start.next_segment
         self.durable_seq = start.durable_seq
         open_seq = start.next_seq
         self.next_seq = start.carried[0].seq if start.carried else open_seq
         active = self._create(
-            start.next_segment,
+            self.take_segment_id(),
             previous_id=start.previous_id,
             previous_end=start.previous_end,
             first_seq=open_seq + 1,
@@ -224,7 +226,7 @@ class Log:
         """
         self._require_writable()
         active = self._create(
-            self.next_segment_id(),
+            self.take_segment_id(),
             previous_id=self.segment,
             previous_end=self.end,
             first_seq=self.next_seq,
@@ -247,9 +249,10 @@ class Log:
         """begin_roll and end_roll in one call. Raises OSError."""
         self.end_roll(self.begin_roll(now_ms=now_ms))
 
-    def next_segment_id(self) -> int:
+    def take_segment_id(self) -> int:
         """An id that no segment ever had."""
-        return max(self.segment, *self._manifest.state.segments, 0) + 1
+        self._next_id += 1
+        return self._next_id - 1
 
     def fail(self, reason: str) -> None:
         """Take no more records."""

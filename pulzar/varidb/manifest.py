@@ -66,81 +66,116 @@ class Swapped(msgspec.Struct, frozen=True, tag="swapped", tag_field="event", kw_
 
 
 class Removed(msgspec.Struct, frozen=True, tag="removed", tag_field="event", kw_only=True):
-    """These files may be missing from now on. Written before they are unlinked."""
+    """The inputs of replacements, and the blobs these name, may be missing from now on.
 
-    segments: tuple[int, ...] = ()
-    blobs: tuple[str, ...] = ()
+    Written before they are unlinked.
+    """
+
+    segments: tuple[int, ...]
 
 
-Event = Added | Sealed | Replaced | Swapped | Removed
+class Reverted(msgspec.Struct, frozen=True, tag="reverted", tag_field="event", kw_only=True):
+    """The outputs of this replacement never came to this copy: the inputs stand again."""
+
+    inputs: tuple[int, ...]
+
+
+class Lost(msgspec.Struct, frozen=True, tag="lost", tag_field="event", kw_only=True):
+    """These segments never came to this copy of the directory."""
+
+    segments: tuple[int, ...]
+
+
+class Opened(msgspec.Struct, frozen=True, tag="opened", tag_field="event", kw_only=True):
+    """The volume was opened for writing here. Another place than the last: it is a copy."""
+
+    place: str
+
+
+Event = Added | Sealed | Replaced | Swapped | Removed | Reverted | Lost | Opened
 
 _decoder = msgspec.json.Decoder(Event)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The state that the lines add up to."""
+    """The state that the lines add up to.
+
+    `replaced` are the replacements whose inputs are still there, `swapped` their first inputs
+    where the index no longer points into them.
+    """
 
     segments: dict[int, Added] = msgspec.field(default_factory=dict)
     sealed: frozenset[int] = frozenset()
-    retired: dict[int, int] = msgspec.field(default_factory=dict)
-    """Replaced segments that are still there -> when they were replaced (ms)."""
-    retired_blobs: dict[str, int] = msgspec.field(default_factory=dict)
-    unswapped: tuple[Replaced, ...] = ()
+    replaced: tuple[Replaced, ...] = ()
+    swapped: frozenset[tuple[int, ...]] = frozenset()
     horizon: int = 0
+    place: str = ""
+
+    @property
+    def retired(self) -> dict[int, int]:
+        """Replaced segments that are still there -> when they were replaced (ms)."""
+        return {segment: one.at_ms for one in self.replaced for segment in one.inputs}
+
+    @property
+    def retired_blobs(self) -> dict[str, int]:
+        """Blobs without a record that are still there -> when they lost it (ms)."""
+        return {name: one.at_ms for one in self.replaced for name in one.blobs}
+
+    @property
+    def unswapped(self) -> list[Replaced]:
+        """Replacements that the index was not yet told of to the end."""
+        return [one for one in self.replaced if one.inputs not in self.swapped]
 
 
 def apply(state: Manifest, event: Event) -> Manifest:
     """The state after one more event."""
+    change = msgspec.structs.replace
     if isinstance(event, Added):
-        return msgspec.structs.replace(state, segments={**state.segments, event.segment: event})
+        return change(state, segments={**state.segments, event.segment: event})
     if isinstance(event, Sealed):
-        return msgspec.structs.replace(state, sealed=state.sealed | {event.segment})
+        return change(state, sealed=state.sealed | {event.segment})
     if isinstance(event, Replaced):
-        return msgspec.structs.replace(
-            state,
-            retired={**state.retired, **dict.fromkeys(event.inputs, event.at_ms)},
-            retired_blobs={**state.retired_blobs, **dict.fromkeys(event.blobs, event.at_ms)},
-            unswapped=(*state.unswapped, event),
-            horizon=max(state.horizon, event.horizon),
-        )
+        horizon = max(state.horizon, event.horizon)
+        return change(state, replaced=(*state.replaced, event), horizon=horizon)
     if isinstance(event, Swapped):
-        done = set(event.inputs)
-        return msgspec.structs.replace(
-            state, unswapped=tuple(r for r in state.unswapped if not done.issuperset(r.inputs))
-        )
-    gone, gone_blobs = set(event.segments), set(event.blobs)
-    return msgspec.structs.replace(
+        return change(state, swapped=state.swapped | {event.inputs})
+    if isinstance(event, Opened):
+        return change(state, place=event.place)
+    if isinstance(event, Reverted):
+        return _without_replacements(state, {event.inputs})
+    return _without_segments(state, set(event.segments), whole=isinstance(event, Removed))
+
+
+def _without_segments(state: Manifest, gone: set[int], *, whole: bool) -> Manifest:
+    state = msgspec.structs.replace(
         state,
         segments={k: v for k, v in state.segments.items() if k not in gone},
         sealed=state.sealed - gone,
-        retired={k: v for k, v in state.retired.items() if k not in gone},
-        retired_blobs={k: v for k, v in state.retired_blobs.items() if k not in gone_blobs},
+    )
+    if not whole:
+        return state
+    done = {one.inputs for one in state.replaced if gone.issuperset(one.inputs)}
+    return _without_replacements(state, done)
+
+
+def _without_replacements(state: Manifest, done: set[tuple[int, ...]]) -> Manifest:
+    return msgspec.structs.replace(
+        state,
+        replaced=tuple(one for one in state.replaced if one.inputs not in done),
+        swapped=state.swapped - done,
     )
 
 
 def fold(state: Manifest) -> list[Event]:
-    """The fewest events that add up to `state`."""
+    """Few events that add up to `state`."""
     events: list[Event] = list(state.segments.values())
     events += [Sealed(segment=segment) for segment in sorted(state.sealed)]
-    waiting = {segment for replaced in state.unswapped for segment in replaced.inputs}
-    swapped = {k: v for k, v in state.retired.items() if k not in waiting}
-    by_time: dict[int, list[int]] = {}
-    for segment, at_ms in swapped.items():
-        by_time.setdefault(at_ms, []).append(segment)
-    blobs_by_time: dict[int, list[str]] = {}
-    for name, at_ms in state.retired_blobs.items():
-        blobs_by_time.setdefault(at_ms, []).append(name)
-    for at_ms in sorted(by_time.keys() | blobs_by_time.keys()):
-        inputs = tuple(by_time.get(at_ms, ()))
-        blobs = tuple(blobs_by_time.get(at_ms, ()))
-        events.append(
-            Replaced(inputs=inputs, outputs=(), blobs=blobs, at_ms=at_ms, horizon=state.horizon)
-        )
-        events.append(Swapped(inputs=inputs))
-    events += state.unswapped
-    if state.horizon and not by_time and not blobs_by_time:
-        events.append(Replaced(inputs=(), outputs=(), at_ms=0, horizon=state.horizon))
-        events.append(Swapped(inputs=()))
+    # The horizon may outlive its replacement.
+    events.append(Replaced(inputs=(), outputs=(), at_ms=0, horizon=state.horizon))
+    events.append(Reverted(inputs=()))
+    events += state.replaced
+    events += [Swapped(inputs=inputs) for inputs in sorted(state.swapped)]
+    events.append(Opened(place=state.place))
     return events
 
 

@@ -1,10 +1,10 @@
 """Purge: which DELETE records nothing needs any more, on one volume.
 
 A DELETE hides older records of its key. It may go when an exact look-up finds none: not in a
-sealed segment, not in a retired one (it is still in the directory, and in copies of it), not in
-the active one. The volume rolls before a purge, so everything older is in sealed segments; what
-is appended meanwhile has larger versions, which the volume checks before it takes the result in
-(`Volume.replace` after `Volume.lowest_version`). A PURGE record goes first, synced.
+sealed segment, and not in a retired one, which is still in the directory and in copies of it.
+The active segment and the batch in flight hold nothing older: the one writer of a volume without
+a cluster gives versions in the order of the log. While a segment waits for its footer, nothing is
+purged. A PURGE record goes first, synced, then the segments without the DELETEs count.
 """
 
 from bisect import bisect_left

@@ -158,14 +158,14 @@ def decode_header(buffer: bytes, at: int, *, offset: int, seed: int) -> Header |
     """
     if at + HEADER_BYTES > len(buffer):
         return None
-    fields = _HEADER.unpack_from(buffer, at)
-    if fields[0] != MAGIC:
+    magic, crc, *fields = _HEADER.unpack_from(buffer, at)
+    if magic != MAGIC:
         return None
-    key_end = at + HEADER_BYTES + fields[4]
+    key_end = at + HEADER_BYTES + fields[2]
     covered = _U64.pack(offset) + buffer[at + 8 : key_end]
-    if key_end > len(buffer) or _crc32c(seed, covered) != fields[1]:
+    if key_end > len(buffer) or _crc32c(seed, covered) != crc:
         return None
-    return Header(*fields[2:], buffer[at + HEADER_BYTES : key_end])
+    return Header(*fields, buffer[at + HEADER_BYTES : key_end])  # type: ignore[call-arg]
 
 
 def decode_body(header: Header, body: bytes) -> Record | None:

@@ -22,7 +22,7 @@ Otherwise it is a torn tail: the log ends in front of it, later records of that 
 valid record behind it proves nothing: one batch is written in any order.)
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -31,7 +31,7 @@ from pulzar.errors import SegmentMissing
 from pulzar.limits import SEGMENT_BYTES_MAX
 from pulzar.varidb.footer import Trailer, read_footer, read_trailer
 from pulzar.varidb.log import SEGMENTS, Start, segment_path
-from pulzar.varidb.manifest import Added, Manifest
+from pulzar.varidb.manifest import Added, Lost, ManifestFile, Reverted
 from pulzar.varidb.position import Cursor
 from pulzar.varidb.record import Record
 from pulzar.varidb.segment import (
@@ -96,29 +96,72 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     last_opening: bytes
 
 
-def survey(disk: Disk, directory: str, manifest: Manifest, *, volume_id: bytes) -> list[Segment]:
-    """Every segment in the directory, by id. Raises OSError, SegmentMissing."""
+def survey(
+    disk: Disk,
+    directory: str,
+    manifest: ManifestFile,
+    *,
+    volume_id: bytes,
+    is_copy: bool,
+) -> tuple[list[Segment], list[int]]:
+    """Every segment in the directory, by id. Raises OSError, SegmentMissing.
+
+    Also the ids of files that are no segments, for want of a valid header: a crash while they
+    were created. In a copy that was made while the volume was written to, segments may be missing
+    that came after its listing: the last ones of the log, and outputs of compaction whose inputs
+    are there.
+    """
     found: dict[int, Segment] = {}
+    others: list[int] = []
     for name in disk.list(f"{directory}/{SEGMENTS}"):
         segment_id = segment_id_of(name)
         if segment_id is None:
             continue
         file = disk.open(f"{directory}/{SEGMENTS}/{name}")
         try:
-            segment = _examine(file, manifest.segments.get(segment_id), volume_id=volume_id)
+            line = manifest.state.segments.get(segment_id)
+            segment = _examine(file, line, volume_id=volume_id)
         finally:
             file.close()
         if segment is not None and segment.id == segment_id:
             found[segment_id] = segment
-    missing = manifest.segments.keys() - found.keys() - manifest.retired.keys()
+        else:
+            others.append(segment_id)
+    missing = manifest.state.segments.keys() - found.keys() - manifest.state.retired.keys()
     if missing:
         missing -= _replaced_by(disk, directory, found.values())
+    if missing and is_copy:
+        missing = _forget_later_ones(manifest, found, missing)
     if missing:
         names = ", ".join(segment_name(segment) for segment in sorted(missing))
         raise SegmentMissing(
             f"{directory} lacks {names}: put it back, or restore the volume from a copy"
         )
-    return [found[segment] for segment in sorted(found)]
+    return [found[segment] for segment in sorted(found)], others
+
+
+def _forget_later_ones(
+    manifest: ManifestFile, found: Mapping[int, Segment], missing: set[int]
+) -> set[int]:
+    """Take the segments that a copy may lack out of the MANIFEST; the others of `missing`."""
+    logs = [one.id for one in found.values() if one.header.kind == KIND_LOG]
+    last_log = max(logs, default=0)
+    lines = manifest.state.segments
+    later = {s for s in missing if lines[s].kind != KIND_LOG or s > last_log}
+    reverted = [
+        one
+        for one in manifest.state.replaced
+        if not later.isdisjoint(one.outputs) and found.keys() >= set(one.inputs)
+    ]
+    standing = {segment for one in reverted for segment in one.outputs}
+    later = {s for s in later if lines[s].kind == KIND_LOG or s in standing}
+    if later:
+        manifest.append([*(Reverted(inputs=one.inputs) for one in reverted), _lost(later)])
+    return missing - later
+
+
+def _lost(segments: set[int]) -> Lost:
+    return Lost(segments=tuple(sorted(segments)))
 
 
 def _replaced_by(disk: Disk, directory: str, segments: Iterable[Segment]) -> set[int]:
@@ -277,6 +320,7 @@ def recover(
     disk: Disk,
     directory: str,
     segments: list[Segment],
+    others: Collection[int],
     *,
     named: Collection[int],
     known: Cursor,
@@ -296,12 +340,16 @@ def recover(
     ]
     while logs and not _born_on_disk(disk, directory, logs[-1]):
         unborn.append(logs.pop())
-    next_segment = max((segment.id for segment in segments), default=0) + 1
+    # One that was left behind unborn by an earlier opening, and whose removal did not last.
+    continued = {log.header.previous_id for log in logs}
+    unborn += [s for s in logs[:-1] if s.trailer is None and s.id not in continued]
+    logs = [segment for segment in logs if segment not in unborn]
+    next_segment = max((*(segment.id for segment in segments), *others), default=0) + 1
     if not logs:
         start = Start(next_segment=next_segment)
         return Recovered(
             segments=tuple(s for s in segments if s not in unborn),
-            unborn=tuple(s.id for s in unborn),
+            unborn=(*(s.id for s in unborn), *others),
             start=start,
             damaged=(),
             last_opening=b"",
@@ -324,7 +372,7 @@ def recover(
             for segment in segments
             if segment not in unborn
         ),
-        unborn=tuple(segment.id for segment in unborn),
+        unborn=(*(segment.id for segment in unborn), *others),
         start=Start(
             next_segment=next_segment,
             previous_id=last.id,

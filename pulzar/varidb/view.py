@@ -439,6 +439,16 @@ class View:
         return os.path.exists(self._path(name))
 
 
+def put_sorted(table: "lmdb.Cursor[bytes]", rows: Sequence[tuple[bytes, bytes]]) -> int:
+    """Put rows, sorted by key, where there are none yet; how many. Behind the last row that is
+    done by appending, which fills pages to the brim."""
+    if not rows:
+        return 0
+    if table.last() and table.key() >= rows[0][0]:
+        return int(table.putmulti(rows, overwrite=False)[1])
+    return int(table.putmulti(rows, overwrite=False, append=True)[1])
+
+
 def delete(directory: str) -> None:
     """Remove a view that nobody has open. Raises VolumeInUse."""
     if not os.path.isdir(directory):

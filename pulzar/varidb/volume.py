@@ -14,7 +14,7 @@ here by `sealed` and `replace`.
 
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -36,15 +36,11 @@ from pulzar.varidb.following import (
     load_segment,
     note_key,
 )
+from pulzar.varidb.footer import Footer, Trailer, read_body
 from pulzar.varidb.identity import IDENTITY_NAME, LOCK_NAME, create_identity, read_identity
 from pulzar.varidb.log import NO_RECORDS, Active, Batch, Log, added, segment_path
-from pulzar.varidb.manifest import ManifestFile, Removed, Replaced, Sealed, Swapped
-from pulzar.varidb.position import (
-    NOWHERE,
-    Cursor,
-    Position,
-    unpack_position,
-)
+from pulzar.varidb.manifest import Lost, ManifestFile, Opened, Removed, Replaced, Sealed, Swapped
+from pulzar.varidb.position import NOWHERE, Cursor, Position, unpack_position
 from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
 from pulzar.varidb.recovery import Damaged, Recovered, Segment, recover, survey
 from pulzar.varidb.segment import KIND_LOG
@@ -146,7 +142,11 @@ class Volume:
         return volume
 
     def _recover(self, *, now_ms: int) -> None:
-        segments = survey(self._disk, self.directory, self._manifest.state, volume_id=self.id)
+        place_now = self._disk.file_id(f"{self.directory}/{IDENTITY_NAME}")
+        is_copy = self._manifest.state.place not in ("", place_now)
+        segments, others = survey(
+            self._disk, self.directory, self._manifest, volume_id=self.id, is_copy=is_copy
+        )
         known, place = self.index.cursor(), _unpack_place(self.index.place())
         if known.seq == 0 or all(s.header.opening != known.opening for s in segments):
             self.index.reset()
@@ -155,6 +155,7 @@ class Volume:
             self._disk,
             self.directory,
             segments,
+            others,
             named=self._manifest.state.segments.keys(),
             known=known,
             place=place,
@@ -163,11 +164,11 @@ class Volume:
         self.damaged = list(recovered.damaged)
         self.last_opening = recovered.last_opening
         unknown = [s for s in recovered.segments if s.id not in self._manifest.state.segments]
-        if unknown:
-            self._manifest.append([added(segment.header) for segment in unknown])
+        lines = [added(segment.header) for segment in unknown]
+        self._manifest.append([*lines, Opened(place=place_now)])
         batch = self.log.open(recovered.start, now_ms=now_ms)
         self._fill_index(known, place)
-        self.apply(batch)
+        self.apply(batch, self.log.cursor(), self.place())
         for replaced in self._manifest.state.unswapped:
             self.swap(replaced)
         self._sweep(recovered)
@@ -188,7 +189,7 @@ class Volume:
         """Remove files that no record and no line of the MANIFEST names; before serving only."""
         for segment_id in recovered.unborn:
             if segment_id in self._manifest.state.segments:
-                self._manifest.append([Removed(segments=(segment_id,))])
+                self._manifest.append([Lost(segments=(segment_id,))])
             _unlink(self._disk, segment_path(self.directory, segment_id))
         retired = self._manifest.state.retired_blobs
         for name in list(blob_names(self._disk, self.directory)):
@@ -197,15 +198,22 @@ class Volume:
 
     # Writing.
 
-    def apply(self, batch: Batch) -> None:
-        """Tell the index of a settled batch. Not before this may it be acknowledged."""
+    def place(self) -> bytes:
+        """Where the next record goes, for the index."""
+        return _PLACE.pack(self.log.segment, self.log.end)
+
+    def apply(self, batch: Batch, cursor: Cursor, place: bytes) -> None:
+        """Tell the index of a settled batch. Not before this may it be acknowledged.
+
+        `cursor` and `place` are those of when the batch was settled.
+        """
         items: list[Item] = []
         for record, position in zip(batch.records, batch.positions, strict=True):
             if position.type == Type.PUT or position.type == Type.DELETE:
                 items.append((record.key, position))
             elif position.type in KEYED or position.type in KEPT_FOREVER:
                 items += index_items(record.key, record.value, position)
-        self.index.apply(items, self.log.cursor(), _PLACE.pack(self.log.segment, self.log.end))
+        self.index.apply(items, cursor, place)
         self._disk.reached(CrashPoint.COMMIT_INDEXED)
 
     def append(self, records: Sequence[Record], *, now_ms: int) -> None:
@@ -220,7 +228,7 @@ class Volume:
             batch = self.log.prepare(rest)
             self.log.write(batch)
             self.log.settle(batch)
-            self.apply(batch)
+            self.apply(batch, self.log.cursor(), self.place())
             rest = rest[len(batch.records) :]
 
     def roll(self, *, now_ms: int) -> None:
@@ -232,6 +240,10 @@ class Volume:
         old = self.active_segment()
         self.segments[old.id] = old
         self.log.end_roll(active)
+
+    def reached(self, point: CrashPoint) -> None:
+        """Pass a crash point that lies outside of this file."""
+        self._disk.reached(point)
 
     def active_segment(self) -> Segment:
         """The active segment as it is now."""
@@ -329,9 +341,9 @@ class Volume:
         """Segments that compaction replaced -> when (ms). They stay for the grace."""
         return self._manifest.state.retired
 
-    def next_segment_id(self) -> int:
-        """An id for compaction to write to."""
-        return self.log.next_segment_id()
+    def take_segment_id(self) -> int:
+        """A new id for compaction to write to."""
+        return self.log.take_segment_id()
 
     def replace(self, replaced: Replaced, outputs: Sequence[Segment]) -> None:
         """Take in what compaction wrote: one line, and the outputs stand for the inputs.
@@ -360,38 +372,57 @@ class Volume:
     def swap(self, replaced: Replaced) -> None:
         """Finish a replacement at once. Raises OSError, Damage."""
         for output in replaced.outputs:
-            footer = footer_of(self._disk, self.directory, self.segments[output])
-            if footer is None:
-                raise Damage(f"segment {output}, just written by compaction, has no valid footer")
+            footer = self.footer(output)
             self.swap_entries(footer.keys, footer.entries)
+        self.swap_names(replaced)
         self.swapped(replaced)
 
-    def swapped(self, replaced: Replaced) -> None:
-        """The index no longer points into the inputs, but for a few notes and names of blobs."""
+    def footer(self, segment_id: int) -> Footer:
+        """The footer of a sealed segment. Any thread. Raises Damage, OSError."""
+        footer = footer_of(self._disk, self.directory, self.segments[segment_id])
+        if footer is None:
+            raise Damage(f"the footer of segment {segment_id} does not match its checksum")
+        return footer
+
+    def footer_body(self, segment_id: int) -> tuple[bytes, Trailer]:
+        """The bytes of a footer, for `footer.columns`. Any thread. Raises Damage, OSError."""
+        trailer = self.segments[segment_id].trailer
+        assert trailer is not None
+        file = self._disk.open(segment_path(self.directory, segment_id))
+        try:
+            return read_body(file, trailer), trailer
+        finally:
+            file.close()
+
+    def swap_names(self, replaced: Replaced) -> None:
+        """As `swap_entries`, for the few notes and names of blobs in the outputs."""
         for output in replaced.outputs:
-            segment = self.segments[output]
-            footer = footer_of(self._disk, self.directory, segment)
-            if footer is None:
-                raise Damage(f"segment {output}, just written by compaction, has no valid footer")
+            footer = self.footer(output)
             items = [(note_key(note.type), note) for note in footer.notes]
+            segment = self.segments[output]
             items += blob_items(self._disk, self.directory, segment, footer.keys, footer.entries)
             self._swap(items)
-        names = [blob_key(name) for name in replaced.blobs]
-        found = [(name, self.index.get(name)) for name in names]
-        self.index.drop([(name, old.order) for name, old in found if old is not None])
+        gone = [(blob_key(name), self.index.get(blob_key(name))) for name in replaced.blobs]
+        self.index.drop([(name, old.order) for name, old in gone if old is not None])
+
+    def swapped(self, replaced: Replaced) -> None:
+        """The index no longer points into the inputs."""
         self._disk.reached(CrashPoint.COMPACTION_SWAPPED)
         self._manifest.append([Swapped(inputs=replaced.inputs)])
 
+    def forget_deletes(self, purged: Iterable[tuple[bytes, int, int]]) -> int:
+        """Drop the entries of purged DELETE records; how many."""
+        return self.index.drop([(key, (version, seq)) for key, version, seq in purged])
+
     def remove_retired(self, *, now_ms: int) -> int:
-        """Remove replaced files whose grace is over; how many. Raises OSError."""
+        """Remove replaced files whose grace is over; how many segments. Raises OSError."""
         state = self._manifest.state
-        waiting = {segment for replaced in state.unswapped for segment in replaced.inputs}
         due_ms = now_ms - self.options.grace_s * 1000
-        segments = [s for s, at in state.retired.items() if at <= due_ms and s not in waiting]
-        blobs = [name for name, at in state.retired_blobs.items() if at <= due_ms]
-        if not segments and not blobs:
+        due = [r for r in state.replaced if r.at_ms <= due_ms and r.inputs in state.swapped]
+        segments = tuple(segment for replaced in due for segment in replaced.inputs)
+        if not segments:
             return 0
-        self._manifest.append([Removed(segments=tuple(segments), blobs=tuple(blobs))])
+        self._manifest.append([Removed(segments=segments)])
         self._disk.reached(CrashPoint.RETIRED_REMOVED)
         for segment_id in segments:
             cached = self._files.pop(segment_id, None)
@@ -399,24 +430,30 @@ class Volume:
                 cached[0].close()
             self.segments.pop(segment_id, None)
             _unlink(self._disk, segment_path(self.directory, segment_id))
-        for name in blobs:
-            _unlink(self._disk, blob_path(self.directory, name))
-        return len(segments) + len(blobs)
+        for replaced in due:
+            for name in replaced.blobs:
+                _unlink(self._disk, blob_path(self.directory, name))
+        return len(segments)
 
     def rebuild_index(self) -> None:
         """Empty the index and fill it from the log."""
         self.index.reset()
         self._fill_index(NOWHERE, (0, 0))
-        place = _PLACE.pack(self.log.segment, self.log.end)
-        active = self.active_segment()
-        load_segment(self._disk, self.directory, active, self.index, self.log.cursor(), place)
+        load_segment(
+            self._disk,
+            self.directory,
+            self.active_segment(),
+            self.index,
+            self.log.cursor(),
+            self.place(),
+        )
 
     def close(self, *, now_ms: int) -> None:
         """Write a checkpoint, close everything, give the lock back."""
         try:
             if self.log.failed is None:
                 self.log.checkpoint(now_ms=now_ms)
-                self.apply(NO_RECORDS)
+                self.apply(NO_RECORDS, self.log.cursor(), self.place())
         finally:
             for file, _ in self._files.values():
                 file.close()

@@ -1,0 +1,242 @@
+"""What a serving volume does beside requests: sealing, compaction, purge, expiry, old files.
+
+The slow part runs in the background process (background.py), one task at a time; this file says
+when, and takes the results in: lines of the MANIFEST through the commit thread, index entries in
+slices short enough that no request notices.
+
+When the background process dies, whoever waits on `failed` ends the program: a program is all of
+its processes or none.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from pulzar.clock import Clock
+from pulzar.errors import PulzarError, Unavailable
+from pulzar.limits import (
+    BACKGROUND_LINE_BYTES_MAX,
+    COMPACT_DEAD_BYTES_MIN,
+    COMPACT_LIVE_RATIO_MAX,
+    EXPIRE_KEYS_MAX,
+    MAINTENANCE_INTERVAL_S,
+    SWAP_ENTRIES,
+)
+from pulzar.varidb.catalog import Catalog
+from pulzar.varidb.commit import Committer
+from pulzar.varidb.compaction import Rewritten
+from pulzar.varidb.crash_point import CrashPoint
+from pulzar.varidb.footer import columns
+from pulzar.varidb.manifest import Replaced
+from pulzar.varidb.record import Record, Type
+from pulzar.varidb.task import Answer, Compact, CompactDone, Failed, Seal, SealDone, Task
+from pulzar.varidb.volume import Volume
+from pulzar.varidb.writer import Writer
+
+_log = logging.getLogger(__name__)
+_decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+class Maintenance:
+    """The work beside requests of one volume. One event loop."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        catalog: Catalog,
+        committer: Committer,
+        writer: Writer,
+        *,
+        views: str,
+        clock: Clock,
+        token: Callable[[int], bytes],
+    ) -> None:
+        """`views` is the directory of the volume's index."""
+        self._volume = volume
+        self._catalog = catalog
+        self._committer = committer
+        self._writer = writer
+        self._views = views
+        self._clock = clock
+        self._token = token
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.compactions_total = 0
+        self.purged_total = 0
+
+    async def start(self) -> None:
+        """Start the background process and the work that is due."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pulzar.varidb.background",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=BACKGROUND_LINE_BYTES_MAX,
+        )
+        self._committer.rolled = self._wake.set
+        self._wake.set()
+        self._tasks = [
+            asyncio.create_task(self._watch(self._process)),
+            asyncio.create_task(self._seal_rolled()),
+            asyncio.create_task(self._expire()),
+            asyncio.create_task(self._tidy()),
+        ]
+
+    async def close(self) -> None:
+        """Stop. What the background process was doing is done again by the next opening."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def compact(self, *, live_ratio_max: float) -> dict[str, int]:
+        """Rewrite sealed segments of which at most that share is live. See `Store.compact`."""
+        async with self._turn:
+            return await self._compact_all(live_ratio_max)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        code = await process.wait()
+        if not self._closing and not self.failed.done():
+            self.failed.set_result(f"the background process ended with status {code}")
+
+    async def _seal_rolled(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            async with self._turn:
+                await self._seal_all()
+
+    async def _expire(self) -> None:
+        """Make the DELETE of what has expired durable, also where nobody reads it."""
+        while True:
+            now_s = self._clock.now_ms() // 1000
+            expired = self._catalog.expired(now_s, EXPIRE_KEYS_MAX)
+            writes = [self._writer.expire(key, version) for key, version in expired]
+            for result in await asyncio.gather(*writes, return_exceptions=True):
+                if isinstance(result, PulzarError):
+                    _log.warning("an expired key could not be deleted: %s", result)
+                    break
+            if len(expired) < EXPIRE_KEYS_MAX:
+                await asyncio.sleep(1)
+
+    async def _tidy(self) -> None:
+        """Remove replaced files after their grace; compact when enough is dead."""
+        while True:
+            try:
+                now_ms = self._clock.now_ms()
+                await self._committer.in_thread(partial(self._volume.remove_retired, now_ms=now_ms))
+                if self._writer.superseded_bytes > COMPACT_DEAD_BYTES_MIN:
+                    self._writer.superseded_bytes = 0
+                    await self.compact(live_ratio_max=COMPACT_LIVE_RATIO_MAX)
+            except (OSError, PulzarError) as error:
+                _log.warning("tidying up the volume failed: %s", error)
+            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+
+    async def _run(self, task: Task) -> Answer:
+        """One task by the background process. Raises Unavailable where it is gone."""
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise Unavailable("the background process does not run")
+        try:
+            process.stdin.write(msgspec.json.encode(task) + b"\n")
+            await process.stdin.drain()
+            line = await process.stdout.readline()
+        except OSError as error:
+            raise Unavailable(f"the background process is gone: {error}") from None
+        if not line:
+            raise Unavailable("the background process is gone")
+        answer: Answer = _decode_answer(line)
+        return answer
+
+    async def _seal_all(self) -> None:
+        for segment in self._volume.unsealed():
+            answer = await self._run(Seal(self._volume.directory, segment))
+            if isinstance(answer, SealDone):
+                sealed = answer.sealed
+                await self._committer.in_thread(partial(self._volume.sealed, sealed.segment))
+                self._volume.damaged.extend(sealed.damaged)
+            elif isinstance(answer, Failed):
+                _log.warning("segment %d could not be sealed: %s", segment.id, answer.reason)
+
+    async def _compact_all(self, live_ratio_max: float) -> dict[str, int]:
+        await self._committer.roll_if_used()
+        await self._seal_all()
+        outputs: set[int] = set()
+        done = {"segments": 0, "records_kept": 0, "records_dropped": 0, "deletes_purged": 0}
+        while True:
+            answer = await self._run(self._next_compaction(live_ratio_max, outputs))
+            if isinstance(answer, Failed):
+                raise Unavailable(f"compaction gave up: {answer.reason}")
+            assert isinstance(answer, CompactDone)
+            rewritten = answer.rewritten
+            if rewritten is None:
+                return done
+            await self._take_in(rewritten, answer)
+            if rewritten.output is not None:
+                outputs.add(rewritten.output.id)
+            done["segments"] += len(rewritten.inputs)
+            done["records_kept"] += rewritten.kept
+            done["records_dropped"] += rewritten.dropped
+            done["deletes_purged"] += len(answer.purged)
+
+    def _next_compaction(self, live_ratio_max: float, skip: set[int]) -> Compact:
+        volume = self._volume
+        return Compact(
+            directory=volume.directory,
+            views=self._views,
+            segments=tuple(volume.segments.values()),
+            retired=frozenset(volume.retired()),
+            skip=frozenset(skip),
+            output_id=volume.take_segment_id(),
+            salt=self._token(16),
+            opening=volume.log.opening,
+            now_ms=self._clock.now_ms(),
+            segment_bytes=volume.options.segment_bytes,
+            live_ratio_max=live_ratio_max,
+        )
+
+    async def _take_in(self, rewritten: Rewritten, done: CompactDone) -> None:
+        """PURGE record, MANIFEST line, index, MANIFEST line: in this order."""
+        volume = self._volume
+        if done.purged:
+            upto = max(version for _, version, _ in done.purged)
+            now_ms = self._clock.now_ms()
+            await self._committer.write(Record(type=Type.PURGE, version=upto, created_ms=now_ms))
+            volume.reached(CrashPoint.PURGE_RECORDED)
+        replaced = Replaced(
+            inputs=rewritten.inputs,
+            outputs=(rewritten.output.id,) if rewritten.output is not None else (),
+            blobs=rewritten.blobs,
+            at_ms=self._clock.now_ms(),
+            horizon=rewritten.horizon,
+        )
+        outputs = [rewritten.output] if rewritten.output is not None else []
+        await self._committer.in_thread(lambda: volume.replace(replaced, outputs))
+        for output in outputs:
+            await self._swap(output.id)
+        volume.swap_names(replaced)
+        await self._committer.in_thread(lambda: volume.swapped(replaced))
+        volume.forget_deletes(done.purged)
+        self._catalog.drop_deletes([(key, version) for key, version, _ in done.purged])
+        self.compactions_total += 1
+        self.purged_total += len(done.purged)
+
+    async def _swap(self, segment_id: int) -> None:
+        loop = asyncio.get_running_loop()
+        body, trailer = await loop.run_in_executor(None, self._volume.footer_body, segment_id)
+        for start in range(0, trailer.entries, SWAP_ENTRIES):
+            keys, entries = columns(body, trailer, start=start, stop=start + SWAP_ENTRIES)
+            self._volume.swap_entries(keys, entries)
+            await asyncio.sleep(0)

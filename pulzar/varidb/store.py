@@ -1,0 +1,362 @@
+"""The store of one machine: a local volume, its catalog, and everything around them.
+
+    DATA/volume/          the volume: the log is the database
+    DATA/volume.views/    its index           (may be deleted while the process is down)
+    DATA/catalog.views/   the catalog         (may be deleted while the process is down)
+
+`open_store` opens the volume (recovery), lets the catalog catch up with its log, promises a new
+epoch, and starts the committer and the background process. It implements `entry.Store`.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from pulzar.clock import Clock
+from pulzar.disk import Disk
+from pulzar.errors import (
+    ConditionFailed,
+    HistoryTrimmed,
+    KeyNotFound,
+    OutcomeUnknown,
+    OutOfSpace,
+    PulzarError,
+    Unavailable,
+    ValueTooLarge,
+)
+from pulzar.limits import (
+    BATCH_RECORDS_MAX,
+    COMPACT_MANUAL_RATIO_MAX,
+    DISK_RESERVE_BYTES,
+    DISK_THREADS,
+    INLINE_BYTES_MAX,
+    RETIRED_GRACE_S,
+    ROOM_CHECK_S,
+    SEGMENT_BYTES,
+    SEGMENT_VALUE_BYTES_MAX,
+)
+from pulzar.varidb.catalog import Catalog, Change
+from pulzar.varidb.commit import Committer
+from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
+from pulzar.varidb.following import FIRST_NOTE_BYTE, Logged
+from pulzar.varidb.index import Index
+from pulzar.varidb.maintenance import Maintenance
+from pulzar.varidb.reader import Reader
+from pulzar.varidb.record import KEYED, Record, Type, decode_meta, make_version
+from pulzar.varidb.upload import BlobUpload
+from pulzar.varidb.view import ViewBroken
+from pulzar.varidb.volume import Options, Volume
+from pulzar.varidb.writer import Writer, is_expired
+
+_log = logging.getLogger(__name__)
+_HOLDER = 1
+
+
+class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be set of a store."""
+
+    reserve_bytes: int = DISK_RESERVE_BYTES
+    segment_bytes: int = SEGMENT_BYTES
+    grace_s: int = RETIRED_GRACE_S
+
+
+async def open_store(
+    directory: str,
+    *,
+    disk: Disk,
+    clock: Clock,
+    options: StoreOptions | None = None,
+    token: Callable[[int], bytes] = os.urandom,
+) -> "LocalStore":
+    """Open the store in `directory`, or begin one there. Raises OpenError."""
+    options = options or StoreOptions()
+    views = f"{directory}/volume.views"
+    volume = Volume.open(
+        f"{directory}/volume",
+        disk=disk,
+        open_index=lambda volume_id: Index.open(views, identity=volume_id),
+        token=token,
+        now_ms=clock.now_ms(),
+        options=Options(segment_bytes=options.segment_bytes, grace_s=options.grace_s),
+    )
+    catalog = Catalog.open(f"{directory}/catalog.views", identity=volume.id)
+    fill_catalog(catalog, volume, holder=_HOLDER)
+    store = LocalStore(
+        directory, volume, catalog, disk=disk, clock=clock, options=options, views=views
+    )
+    await store.start(token)
+    return store
+
+
+def fill_catalog(catalog: Catalog, volume: Volume, *, holder: int) -> None:
+    """Bring a catalog to the head of a volume's log: from its cursor, or from nothing."""
+    cursor = catalog.cursor(holder)
+    try:
+        while True:
+            logged, cursor = volume.follow(cursor, limit=BATCH_RECORDS_MAX)
+            if not logged:
+                break
+            catalog.apply([_change(one) for one in logged if _is_keyed(one)], holder, cursor)
+    except HistoryTrimmed:
+        catalog.reset()
+        after = b""
+        while True:
+            keys, entries = volume.index.columns(after, BATCH_RECORDS_MAX)
+            if not keys:
+                break
+            after = keys[-1]
+            users = len(keys)
+            while users and keys[users - 1][0] >= FIRST_NOTE_BYTE:
+                users -= 1
+            catalog.load(keys[:users], entries[:users], holder)
+    catalog.apply([], holder, volume.log.cursor())
+
+
+def _is_keyed(logged: Logged) -> bool:
+    return logged.record.type in KEYED
+
+
+def _change(logged: Logged) -> Change:
+    record, position = logged.record, logged.position
+    small = record.type == Type.PUT and len(record.value) <= INLINE_BYTES_MAX
+    return Change(
+        key=record.key,
+        type=record.type,
+        version=record.version,
+        size=position.size,
+        created_ms=record.created_ms,
+        expires_s=record.expires_s,
+        content_type=decode_meta(record.meta).content_type,
+        inline=record.value if small else None,
+    )
+
+
+class LocalStore:
+    """Implements `entry.Store` over one local volume."""
+
+    def __init__(
+        self,
+        directory: str,
+        volume: Volume,
+        catalog: Catalog,
+        *,
+        disk: Disk,
+        clock: Clock,
+        options: StoreOptions,
+        views: str,
+    ) -> None:
+        self._directory = directory
+        self._volume = volume
+        self._catalog = catalog
+        self._disk = disk
+        self._clock = clock
+        self._options = options
+        self._views = views
+        self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
+        self._committer = Committer(volume, catalog, clock=clock, holder=_HOLDER)
+        self._reader = Reader(volume, catalog, self._executor)
+        self._room = True
+        self._room_checked_s = -ROOM_CHECK_S
+        self._closing = False
+
+    async def start(self, token: Callable[[int], bytes]) -> None:
+        """Promise an epoch and start the work beside requests."""
+        epoch = self._volume.promised_epoch() + 1
+        now_ms = self._clock.now_ms()
+        promise = Record(type=Type.EPOCH, version=make_version(epoch, 0), created_ms=now_ms)
+        await self._committer.write(promise)
+        self._writer = Writer(
+            self._catalog,
+            self._committer,
+            clock=self._clock,
+            epoch=epoch,
+            has_room=self._has_room,
+        )
+        self._maintenance = Maintenance(
+            self._volume,
+            self._catalog,
+            self._committer,
+            self._writer,
+            views=self._views,
+            clock=self._clock,
+            token=token,
+        )
+        await self._maintenance.start()
+        for damaged in self._volume.damaged:
+            _log.error("damage in the log: %s", damaged)
+
+    async def failure(self) -> str:
+        """Waits until the store cannot go on, and says why: then the process must end."""
+        return await asyncio.shield(self._maintenance.failed)
+
+    def _has_room(self) -> bool:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._room_checked_s >= ROOM_CHECK_S:
+            self._room_checked_s = now_s
+            free = self._disk.free_bytes(self._directory)
+            self._room = free >= self._options.reserve_bytes
+        return self._room
+
+    # Reading.
+
+    def lookup(self, key: bytes) -> Entry | None:
+        """See `entry.Store`."""
+        try:
+            return self._catalog.get(key)
+        except ViewBroken as error:
+            self._heal(error)
+            return self._catalog.get(key)
+
+    async def confirm(self, key: bytes, entry: Entry) -> Entry | None:
+        """See `entry.Store`."""
+        if not is_expired(entry.expires_s, self._clock.now_ms()):
+            return entry
+        await self._writer.expire(key, entry.version)
+        return None
+
+    async def complete(self, key: bytes, entry: Entry) -> Entry:
+        """See `entry.Store`."""
+        return entry if entry.complete else await self._reader.complete(key, entry)
+
+    async def read(self, key: bytes, entry: Entry) -> bytes:
+        """See `entry.Store`."""
+        return await self._reader.value(key, entry)
+
+    def chunks(self, key: bytes, entry: Entry, *, start: int, end: int) -> AsyncIterator[bytes]:
+        """See `entry.Store`."""
+        return self._reader.chunks(key, entry, start=start, end=end)
+
+    def list_keys(
+        self, prefix: bytes, *, after: bytes | None, limit: int, delimiter: bytes | None
+    ) -> Listing:
+        """See `entry.Store`."""
+        now_s = self._clock.now_ms() // 1000
+        return self._catalog.list_keys(
+            prefix, after=after, limit=limit, delimiter=delimiter, now_s=now_s
+        )
+
+    # Writing.
+
+    async def put(self, put: Put) -> Written:
+        """See `entry.Store`."""
+        return await self._writer.put(put)
+
+    async def delete(self, delete: Delete) -> Written:
+        """See `entry.Store`."""
+        return await self._writer.delete(delete)
+
+    async def upload(self) -> Upload:
+        """See `entry.Store`."""
+        self._committer.require_writable()
+        if not self._has_room():
+            raise OutOfSpace("the disk is full up to its reserve: delete something, or add room")
+        loop = asyncio.get_running_loop()
+        try:
+            writer = await loop.run_in_executor(self._executor, self._volume.blob_writer)
+        except OSError as error:
+            raise Unavailable(f"a file for the value could not be made: {error}") from None
+        return BlobUpload(writer, self._executor, has_room=self._has_room)
+
+    async def put_upload(self, put: Put, upload: Upload) -> Written:
+        """See `entry.Store`."""
+        if not isinstance(upload, BlobUpload) or upload.blob is None:
+            raise Unavailable("the upload is not finished")
+        try:
+            return await self._writer.put(put, upload.blob)
+        except OutcomeUnknown:
+            raise  # the record may name the file: it must stay
+        except PulzarError:
+            await upload.abort()
+            raise
+
+    async def batch(
+        self, operations: Sequence[Put | Delete | Get]
+    ) -> list[Written | Got | Exception]:
+        """See `entry.Store`."""
+        results: list[Written | Got | Exception] = []
+        wave: list[Put | Delete] = []
+        for operation in operations:
+            if isinstance(operation, Get):
+                if wave:
+                    results.extend(await self._writer.many(wave))
+                    wave = []
+                try:
+                    results.append(await self._get(operation))
+                except PulzarError as error:
+                    results.append(error)
+            else:
+                wave.append(operation)
+        if wave:
+            results.extend(await self._writer.many(wave))
+        return results
+
+    async def _get(self, get: Get) -> Got:
+        entry = self.lookup(get.key)
+        if entry is not None and entry.expires_s:
+            entry = await self.confirm(get.key, entry)
+        if entry is None:
+            raise KeyNotFound("there is no such key")
+        if get.condition is not None and not get.condition.holds(entry.version):
+            raise ConditionFailed(f'the key is at version "{entry.version:016x}"')
+        if entry.size > SEGMENT_VALUE_BYTES_MAX:
+            raise ValueTooLarge("the value is too large for a batch: read it by GET")
+        entry = await self.complete(get.key, entry)
+        return Got(entry, await self.read(get.key, entry))
+
+    # Looking after itself.
+
+    def status(self) -> Status:
+        """See `entry.Store`."""
+        return self._catalog.status()
+
+    def not_ready(self) -> str | None:
+        """See `entry.Store`."""
+        if self._closing:
+            return "the server is stopping"
+        if self._volume.log.failed is not None:
+            return f"the volume takes no more writes: {self._volume.log.failed}"
+        return None
+
+    def statistics(self) -> dict[str, float]:
+        """See `entry.Store`."""
+        volume, writer = self._volume, self._writer
+        return {
+            "keys": self._catalog.status().entries,
+            "puts_total": writer.puts_total,
+            "deletes_total": writer.deletes_total,
+            "expired_total": writer.expired_total,
+            "commit_batches_total": self._committer.batches_total,
+            "compactions_total": self._maintenance.compactions_total,
+            "purged_deletes_total": self._maintenance.purged_total,
+            "damaged_reads_total": self._reader.damaged_total,
+            "damaged_places": len(volume.damaged),
+            "log_seq": volume.log.durable_seq,
+            "segments": len(volume.segments) + 1,
+            "disk_free_bytes": self._disk.free_bytes(self._directory),
+            "writable": 0.0 if volume.log.failed else 1.0,
+        }
+
+    async def compact(self) -> dict[str, int]:
+        """See `entry.Store`."""
+        self._committer.require_writable()
+        return await self._maintenance.compact(live_ratio_max=COMPACT_MANUAL_RATIO_MAX)
+
+    async def close(self) -> None:
+        """See `entry.Store`."""
+        self._closing = True
+        await self._maintenance.close()
+        await self._committer.close()
+        self._executor.shutdown(wait=True)
+        self._volume.close(now_ms=self._clock.now_ms())
+        self._catalog.apply([], _HOLDER, self._volume.log.cursor())
+        self._catalog.close(clean=self._volume.log.failed is None)
+
+    def _heal(self, error: Exception) -> None:
+        """A view is damaged: throw it away and rebuild it from the log, here and now."""
+        _log.error("the catalog is damaged and is rebuilt from the log: %s", error)
+        self._catalog.reset()
+        fill_catalog(self._catalog, self._volume, holder=_HOLDER)
