@@ -115,16 +115,13 @@ class MemoryStore:
         """See `entry.Store`."""
         entries: list[tuple[bytes, Entry]] = []
         prefixes: list[bytes] = []
-        last: bytes | None = None
+        last = after
         for key in sorted(self._entries):
             entry = self._entries[key][0]
+            group = _group(key, prefix, delimiter)
             if not key.startswith(prefix) or self._is_expired(entry):
                 continue
-            if after is not None and key <= after:
-                continue
-            group = _group(key, prefix, delimiter)
-            if group is not None and prefixes and prefixes[-1] == group:
-                last = key
+            if last is not None and (key <= last or group == last):
                 continue
             if len(entries) + len(prefixes) == limit:
                 return Listing(entries, prefixes, last)
@@ -132,7 +129,7 @@ class MemoryStore:
                 entries.append((key, entry))
             else:
                 prefixes.append(group)
-            last = key
+            last = group or key
         return Listing(entries, prefixes, None)
 
     def status(self) -> Status:
