@@ -16,7 +16,7 @@ from pulzar.limits import VIEW_MAP_BYTES
 from pulzar.varidb.footer import entry_order
 from pulzar.varidb.position import Cursor, Position, pack_position, unpack_position
 from pulzar.varidb.record import Type
-from pulzar.varidb.view import View
+from pulzar.varidb.view import View, put_sorted
 
 _TABLE = "positions"
 _LOG = b"log"  # the cursor's name
@@ -92,9 +92,7 @@ class Index:
         """
         with self.view.write() as transaction:
             table = transaction.cursor(self._table)
-            rows = iter(zip(keys, entries, strict=True))
-            consumed, added = table.putmulti(rows, overwrite=False)
-            if added != consumed:
+            if put_sorted(table, list(zip(keys, entries, strict=True))) != len(keys):
                 _merge(table, keys, entries)
 
     def columns(self, after: bytes, limit: int) -> tuple[list[bytes], list[bytes]]:
