@@ -1,7 +1,9 @@
 """An index in a dict, for model tests: the same protocol as the LMDB one.
 
 LMDB is not simulated. After a crash this index falls back to the state behind a random earlier
-`apply`, or is gone: an index is only a view, and recovery must cope with either.
+`apply`, or is gone: an index is only a view, and recovery must cope with either. It does not fall
+back behind a swap: LMDB loses nothing that was committed when a process dies, and a view that saw
+worse is not trusted (view.py).
 """
 
 import random
@@ -55,6 +57,7 @@ class DictIndex:
             if self.entries.get(key) == old:
                 self.entries[key] = new
                 done += 1
+        self._history.clear()
         return done
 
     def drop(self, items: Iterable[tuple[bytes, tuple[int, int]]]) -> int:
@@ -64,7 +67,11 @@ class DictIndex:
             if position is not None and position.order == order:
                 del self.entries[key]
                 done += 1
+        self._history.clear()
         return done
+
+    def count(self) -> int:
+        return len(self.entries)
 
     def reset(self) -> None:
         self.entries.clear()

@@ -59,6 +59,9 @@ class IndexView(IndexReader, Protocol):
     def drop(self, items: Iterable[tuple[bytes, tuple[int, int]]]) -> int:
         """Remove entries that still have that (version, seq); how many."""
 
+    def count(self) -> int:
+        """All entries, deletes and notes included."""
+
     def reset(self) -> None:
         """Throw everything away."""
 
