@@ -210,7 +210,7 @@ def _scatter(
         if rng.random() < keep_newest:
             content = candidates[-1]
         else:
-            content = rng.choice(candidates[:-1])
+            content = rng.choice(candidates[:-1] or candidates)
         content = content.ljust(SECTOR_BYTES, b"\0")
         if torn_sectors and rng.random() < 0.5:
             other = rng.choice(candidates).ljust(SECTOR_BYTES, b"\0")

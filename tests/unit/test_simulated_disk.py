@@ -178,6 +178,24 @@ class TestContent:
         disk.power_loss(1)
         assert read_file(disk, "/a") == b"bca\xe1"
 
+    def test_a_bit_flipped_in_durable_bytes_stays_so(self) -> None:
+        disk = SimulatedDisk()
+        durable_file(disk, b"aaaa")
+        disk.flip("/a", 2, 1)
+        assert read_file(disk, "/a") == b"aaca"
+        disk.power_loss(1)
+        assert read_file(disk, "/a") == b"aaca"
+
+    def test_a_truncated_sector_that_is_written_anew_has_no_old_version(self) -> None:
+        """A history may have one version only; found by running the tests above for longer."""
+        disk = SimulatedDisk()
+        file = durable_file(disk, b"")
+        file.write([b"x"], offset=SECTOR)
+        file.truncate(1)
+        file.write([b"y"], offset=4 * SECTOR - 1)
+        seen = outcomes(disk, lambda d: read_file(d, "/a").replace(b"\0", b""))
+        assert seen == {b"", b"x", b"y"}
+
     def test_the_page_cache_is_cold_after_a_power_loss(self) -> None:
         disk = SimulatedDisk()
         assert durable_file(disk, b"abc").read_cached(3, offset=0) == b"abc"
@@ -236,6 +254,13 @@ class TestNames:
         assert outcomes(disk, lambda d: "".join(d.list("/"))) == {"", "a", "b", "ab"}
         disk.unlink("/b")
         assert outcomes(disk, lambda d: "".join(d.list("/"))) == {"", "a", "b", "ab"}
+
+    def test_a_file_renamed_twice_has_one_name(self) -> None:
+        disk = SimulatedDisk()
+        write_file(disk, "/a", b"abc")
+        disk.rename("/a", "/b")
+        disk.rename("/b", "/c")
+        assert outcomes(disk, lambda d: "".join(d.list("/"))) == {"a", "b", "c"}
 
     def test_a_directory_takes_its_files_along(self) -> None:
         disk = SimulatedDisk()
