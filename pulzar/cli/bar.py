@@ -1,0 +1,37 @@
+"""The progress bar, drawn by rich. Imported only when stderr is a terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from pulzar.client.tree import OnBytes
+
+
+@contextmanager
+def bar(title: str, total_bytes: int) -> Iterator[OnBytes]:
+    """Draw a bar while the block runs; the callback takes the bytes that were moved. It may be
+    called from several threads. `total_bytes` 0 is an amount that nobody knows."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(Text(title).markup, total=total_bytes or None)
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+
+        yield advance
