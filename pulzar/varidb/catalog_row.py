@@ -200,7 +200,7 @@ def pack_loaded(key: bytes, entry: bytes, holder: int) -> tuple[int, int, bytes]
     """What `decide` and `pack_row` make of a packed position where nothing else is known of the
     key, only faster: creation, expiry, row. None where it is no PUT or BLOB. Raises Damage."""
     type_, meta_length, checksum, seq, version, size, created_ms, expires_s = _ENTRY.unpack(entry)
-    if type_ != _PUT and type_ != _BLOB:
+    if type_ not in (_PUT, _BLOB):
         return None
     bare = entry[:_CHECKSUM_AT] + _NO_CHECKSUM + entry[_CHECKSUM_AT + 4 :]
     if _crc32c(_crc32c(0, key), bare) != checksum:

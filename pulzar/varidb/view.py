@@ -46,8 +46,8 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import google_crc32c
 import lmdb
@@ -63,8 +63,7 @@ from pulzar.limits import (
 )
 from pulzar.varidb import view_probe
 from pulzar.varidb.position import NOWHERE, Cursor
-
-FORMAT = 1  # of every view; another one is deleted and rebuilt
+from pulzar.varidb.view_trust import FORMAT, Here, Mark, Remembered, Trust
 
 _DATA = "data.mdb"
 _TRUST = "trust.json"
@@ -90,43 +89,19 @@ class _Doubt(Exception):
     """Why a view that was found is not to be trusted."""
 
 
-class Here(msgspec.Struct, frozen=True):
-    """Where a view's data file is. Equal in two openings only if it is the same file, mounted
-    once, under a kernel that never stopped."""
-
-    boot: str
-    device: int
-    inode: int
-    mount: int
-
-
-class Trust(msgspec.Struct, frozen=True, kw_only=True):
-    """What trust.json says. `identity` is whose view it is, `name` which one."""
-
-    format: int
-    name: str
-    identity: str
-    here: Here
-
-
-class Remembered(msgspec.Struct, frozen=True, kw_only=True):
-    """What data.mdb remembers: the trust, and the very file that says the same."""
-
-    trust: Trust
-    inode: int
-    ctime_ns: int
-
-
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """What clean.json says of data.mdb."""
-
-    format: int
-    name: str
-    identity: str
-    inode: int
-    size: int
-    ctime_ns: int
-    transaction: int
+def locate(directory: str) -> Here | None:
+    """Where the data file is; None where the kernel does not tell: then nothing is trusted."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        stat = os.stat(_DATA, dir_fd=fd)
+        lines = _read(f"/proc/self/fdinfo/{fd}").split(b"\n")
+        mounts = [int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:")]
+        boot = _read(_BOOT_ID).decode().strip()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return Here(boot, stat.st_dev, stat.st_ino, mounts[0]) if mounts and boot else None
 
 
 class View:
@@ -142,6 +117,7 @@ class View:
         self._identity = identity
         self._names = (*tables, *_OWN_TABLES)
         self._map_bytes = 0  # as at its creation
+        self._locate: Callable[[str], Here | None] = locate
         self._lock_fd = -1
         self._opened = False
 
@@ -154,6 +130,7 @@ class View:
         tables: Sequence[str],
         identity: bytes,
         map_bytes: int = VIEW_MAP_BYTES,
+        locate: Callable[[str], Here | None] = locate,
     ) -> "View":
         """Open a view for writing; one that cannot be trusted is deleted and begun anew.
 
@@ -161,6 +138,7 @@ class View:
         """
         view = cls(directory, name, identity.hex(), tables)
         view._map_bytes = map_bytes
+        view._locate = locate
         os.makedirs(directory, exist_ok=True)
         view._lock_fd = _lock(directory)
         try:
@@ -398,7 +376,7 @@ class View:
 
     def _trust(self) -> Trust | None:
         """What trust.json should say; None where the kernel does not tell where this is."""
-        here = _here(self.directory)
+        here = self._locate(self.directory)
         if here is None:
             return None
         return Trust(format=FORMAT, name=self._name, identity=self._identity, here=here)
@@ -460,21 +438,6 @@ def delete(directory: str) -> None:
         os.close(fd)
 
 
-def _here(directory: str) -> Here | None:
-    """Where the data file is; None where the kernel does not tell: then nothing is trusted."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        stat = os.stat(_DATA, dir_fd=fd)
-        lines = _read(f"/proc/self/fdinfo/{fd}").split(b"\n")
-        mounts = [int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:")]
-        boot = _read(_BOOT_ID).decode().strip()
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return Here(boot, stat.st_dev, stat.st_ino, mounts[0]) if mounts and boot else None
-
-
 def _lock(directory: str) -> int:
     fd = os.open(f"{directory}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -510,10 +473,8 @@ def _sync_directory(path: str) -> None:
 
 
 def _unlink(path: str) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _remove(directory: str) -> None:
