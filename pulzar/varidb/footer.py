@@ -155,7 +155,7 @@ def build_footer(
         segment_id=header.segment_id,
         records_end=records_end,
         first_seq=min(seqs, default=header.first_seq),
-        last_seq=max(seqs, default=0),
+        last_seq=max(seqs, default=header.first_seq - 1),
         max_version=max_version,
         entries=len(keyed),
         keys_bytes=len(keys),

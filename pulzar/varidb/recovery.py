@@ -31,7 +31,7 @@ from pulzar.errors import SegmentMissing
 from pulzar.limits import SEGMENT_BYTES_MAX
 from pulzar.varidb.footer import Trailer, read_footer, read_trailer
 from pulzar.varidb.log import SEGMENTS, Start, segment_path
-from pulzar.varidb.manifest import Added, Lost, ManifestFile, Reverted
+from pulzar.varidb.manifest import Added, Lost, ManifestFile, Replaced, Reverted
 from pulzar.varidb.position import Cursor
 from pulzar.varidb.record import Record
 from pulzar.varidb.segment import (
@@ -143,25 +143,25 @@ def survey(
 def _forget_later_ones(
     manifest: ManifestFile, found: Mapping[int, Segment], missing: set[int]
 ) -> set[int]:
-    """Take the segments that a copy may lack out of the MANIFEST; the others of `missing`."""
+    """Take the segments that a copy may lack out of the MANIFEST; the others of `missing`.
+
+    Those are the ones of the log behind the last that is there, and outputs of compaction whose
+    inputs are all there or may be lacking themselves.
+    """
+    state = manifest.state
     logs = [one.id for one in found.values() if one.header.kind == KIND_LOG]
-    last_log = max(logs, default=0)
-    lines = manifest.state.segments
-    later = {s for s in missing if lines[s].kind != KIND_LOG or s > last_log}
-    reverted = [
-        one
-        for one in manifest.state.replaced
-        if not later.isdisjoint(one.outputs) and found.keys() >= set(one.inputs)
-    ]
-    standing = {segment for one in reverted for segment in one.outputs}
-    later = {s for s in later if lines[s].kind == KIND_LOG or s in standing}
+    absent = state.segments.keys() - found.keys()
+    later = {s for s in absent if state.segments[s].kind == KIND_LOG and s > max(logs, default=0)}
+    reverted: list[Replaced] = []
+    for one in state.replaced:  # in the order in which they happened
+        lacking = set(one.outputs) - found.keys()
+        if lacking and (found.keys() | later).issuperset(one.inputs):
+            later |= lacking
+            reverted.append(one)
     if later:
-        manifest.append([*(Reverted(inputs=one.inputs) for one in reverted), _lost(later)])
+        lines = [Reverted(inputs=one.inputs) for one in reverted]
+        manifest.append([*lines, Lost(segments=tuple(sorted(later)))])
     return missing - later
-
-
-def _lost(segments: set[int]) -> Lost:
-    return Lost(segments=tuple(sorted(segments)))
 
 
 def _replaced_by(disk: Disk, directory: str, segments: Iterable[Segment]) -> set[int]:
@@ -346,7 +346,8 @@ def recover(
     logs = [segment for segment in logs if segment not in unborn]
     next_segment = max((*(segment.id for segment in segments), *others), default=0) + 1
     if not logs:
-        start = Start(next_segment=next_segment)
+        last_seq = max((s.trailer.last_seq for s in segments if s.trailer is not None), default=0)
+        start = Start(next_segment=next_segment, next_seq=last_seq + 1, durable_seq=last_seq)
         return Recovered(
             segments=tuple(s for s in segments if s not in unborn),
             unborn=(*(s.id for s in unborn), *others),

@@ -176,7 +176,9 @@ class Volume:
     def _fill_index(self, known: Cursor, place: tuple[int, int]) -> None:
         """Tell the index what the log has behind the place where it stands."""
         packed = _PLACE.pack(*place)
-        for segment in self.segments.values():
+        # Of a record in two places the first is kept: those that will be removed come last.
+        retired = self._manifest.state.retired
+        for segment in sorted(self.segments.values(), key=lambda one: one.id in retired):
             if known.seq == 0:
                 load_segment(self._disk, self.directory, segment, self.index, known, packed)
             elif segment.header.kind == KIND_LOG and segment.id >= place[0]:
@@ -232,8 +234,12 @@ class Volume:
             rest = rest[len(batch.records) :]
 
     def roll(self, *, now_ms: int) -> None:
-        """Begin a new active segment: the old one can be sealed. Raises OSError."""
+        """Begin a new active segment: the old one can be sealed. Raises OSError.
+
+        The CHECKPOINT makes it a born one (recovery.py), so that it does not need the old one.
+        """
         self.end_roll(self.log.begin_roll(now_ms=now_ms))
+        self.log.append([Record(type=Type.CHECKPOINT, created_ms=now_ms)])
 
     def end_roll(self, active: Active) -> None:
         """Make a segment that `Log.begin_roll` created the active one."""
