@@ -41,6 +41,7 @@ VIEW_READERS_MAX = 64  # read transactions at once, of all processes
 VIEW_SPARE_TRANSACTIONS = 4  # finished ones kept to be used again
 VIEW_PROBE_TIMEOUT_S = 60.0
 VIEW_PROBE_ALL_EVERY = 8  # of so many openings without a clean close, one walks through everything
+LOAD_ROWS_MAX = 65_536  # loaded in one transaction when a view is rebuilt
 LOAD_ORDER_ROWS = 500_000  # rows of an order held in memory while a catalog is loaded
 LIST_SCAN_MAX = 20_000  # rows looked at for one page, however many of them have expired
 

@@ -264,6 +264,14 @@ class Log:
             self._file.close()
             self._file = None
 
+    def release_room(self) -> None:
+        """Give back what is allocated behind the last record; no more may be appended.
+
+        The next opening finds the same end either way.
+        """
+        if self._file is not None and self.failed is None:
+            self._file.truncate(self.end)
+
     def _require_writable(self) -> None:
         if self.failed is not None:
             raise WritesStopped(f"the volume takes no more writes: {self.failed}")

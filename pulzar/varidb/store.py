@@ -34,6 +34,7 @@ from pulzar.limits import (
     DISK_RESERVE_BYTES,
     DISK_THREADS,
     INLINE_BYTES_MAX,
+    LOAD_ROWS_MAX,
     RETIRED_GRACE_S,
     ROOM_CHECK_S,
     SEGMENT_BYTES,
@@ -105,7 +106,7 @@ def fill_catalog(catalog: Catalog, volume: Volume, *, holder: int) -> None:
         catalog.reset()
         after = b""
         while True:
-            keys, entries = volume.index.columns(after, BATCH_RECORDS_MAX)
+            keys, entries = volume.index.columns(after, LOAD_ROWS_MAX)
             if not keys:
                 break
             after = keys[-1]

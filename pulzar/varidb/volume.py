@@ -459,6 +459,7 @@ class Volume:
         try:
             if self.log.failed is None:
                 self.log.checkpoint(now_ms=now_ms)
+                self.log.release_room()
                 self.apply(NO_RECORDS, self.log.cursor(), self.place())
         finally:
             for file, _ in self._files.values():
