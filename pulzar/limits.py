@@ -36,7 +36,8 @@ PENDING_RECORDS_MAX = 65_536  # writes waiting for their batch; more are answere
 KEY_WAITERS_MAX = 1024  # writes waiting for their turn on one key
 
 # Views.
-VIEW_MAP_BYTES = 256 * GIB  # sparse: address space, not disk
+VIEW_MAP_BYTES = 256 * GIB  # the largest that a view can become
+VIEW_GROW_BYTES = 4 * MIB  # the least that a view grows by
 VIEW_READERS_MAX = 64  # read transactions at once, of all processes
 VIEW_SPARE_TRANSACTIONS = 4  # finished ones kept to be used again
 VIEW_PROBE_TIMEOUT_S = 60.0

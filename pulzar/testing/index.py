@@ -8,7 +8,7 @@ worse is not trusted (view.py).
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pulzar.varidb.position import NOWHERE, Cursor, Position, pack_position, unpack_position
 
@@ -51,7 +51,7 @@ class DictIndex:
         keys = keys[bisect_right(keys, after) :][:limit]
         return keys, [pack_position(key, self.entries[key]) for key in keys]
 
-    def swap(self, items: Iterable[tuple[bytes, Position, Position]]) -> int:
+    def swap(self, items: Sequence[tuple[bytes, Position, Position]]) -> int:
         done = 0
         for key, old, new in items:
             if self.entries.get(key) == old:
@@ -60,7 +60,7 @@ class DictIndex:
         self._history.clear()
         return done
 
-    def drop(self, items: Iterable[tuple[bytes, tuple[int, int]]]) -> int:
+    def drop(self, items: Sequence[tuple[bytes, tuple[int, int]]]) -> int:
         done = 0
         for key, order in items:
             position = self.entries.get(key)

@@ -23,7 +23,14 @@ from itertools import islice
 import lmdb
 
 from pulzar.errors import Damage
-from pulzar.limits import LIST_SCAN_MAX, LOAD_ORDER_ROWS, VIEW_MAP_BYTES
+from pulzar.limits import (
+    CONTENT_TYPE_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    KEY_BYTES_MAX,
+    LIST_SCAN_MAX,
+    LOAD_ORDER_ROWS,
+    VIEW_MAP_BYTES,
+)
 from pulzar.varidb.catalog_row import (
     COMPLETE,
     Change,
@@ -47,6 +54,8 @@ __all__ = ["Catalog", "Change"]
 _TABLES = ("keys", "reserved", "deletes", "created", "expiry")
 _FIRST_USER_KEY = b"\x01"
 _ORDER = struct.Struct(">Q")
+_ROW_BYTES = 3 * KEY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + INLINE_BYTES_MAX
+_LOADED_ROW_BYTES = 80  # without its key
 _LOADING = b"loading"  # a cursor's name, while the catalog is being filled from footers
 
 
@@ -176,7 +185,8 @@ class Catalog:
 
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
-        with self.view.write() as transaction:
+        rows = len(changes) + len(self._unsorted)
+        with self.view.write(rows=rows, size=rows * _ROW_BYTES) as transaction:
             if self._loading:
                 self._write_unsorted(transaction)
                 transaction.delete(_LOADING, db=self.view.tables["cursors"])
@@ -193,7 +203,9 @@ class Catalog:
         Raises OutOfSpace (then begin again with `reset`), ViewBroken.
         """
         split = bisect_left(keys, _FIRST_USER_KEY)
-        with self.view.write() as transaction:
+        rows = len(keys) + len(self._unsorted)
+        size = rows * _LOADED_ROW_BYTES + 2 * sum(map(len, keys))
+        with self.view.write(rows=rows, size=size) as transaction:
             if not self._loading:
                 self.view.put_cursor(transaction, _LOADING, Cursor(b"", 1))
             self._load(transaction, keys[split:], entries[split:], holder)
@@ -217,7 +229,7 @@ class Catalog:
 
     def drop_deletes(self, purged: Sequence[tuple[bytes, int]]) -> None:
         """Forget deletes that are purged from the logs. Raises OutOfSpace, ViewBroken."""
-        with self.view.write() as transaction:
+        with self.view.write(rows=len(purged)) as transaction:
             for key, version in purged:
                 packed = transaction.get(key, None, self._deletes)
                 if packed is not None and unpack_deleted(key, packed) <= version:

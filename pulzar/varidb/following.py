@@ -6,7 +6,7 @@ record of each key, in any order (`load_segments`), which a view merges by (vers
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -53,10 +53,10 @@ class IndexView(IndexReader, Protocol):
     def load(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> None:
         """As apply, for the columns of a footer, without a cursor."""
 
-    def swap(self, items: Iterable[tuple[bytes, Position, Position]]) -> int:
+    def swap(self, items: Sequence[tuple[bytes, Position, Position]]) -> int:
         """Replace old by new where old is still there; how many."""
 
-    def drop(self, items: Iterable[tuple[bytes, tuple[int, int]]]) -> int:
+    def drop(self, items: Sequence[tuple[bytes, tuple[int, int]]]) -> int:
         """Remove entries that still have that (version, seq); how many."""
 
     def count(self) -> int:

@@ -6,21 +6,22 @@ records of one key the larger (version, seq) wins, whatever the order in which t
 an index twice, or from any order of segments, gives the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import lmdb
 
 from pulzar.errors import Damage
-from pulzar.limits import VIEW_MAP_BYTES
+from pulzar.limits import KEY_BYTES_MAX, VIEW_MAP_BYTES
 from pulzar.varidb.footer import entry_order
-from pulzar.varidb.position import Cursor, Position, pack_position, unpack_position
+from pulzar.varidb.position import POSITION_BYTES, Cursor, Position, pack_position, unpack_position
 from pulzar.varidb.record import Type
 from pulzar.varidb.view import View, put_sorted
 
 _TABLE = "positions"
 _LOG = b"log"  # the cursor's name
 _TYPE_AT = 12
+_ROW_BYTES = KEY_BYTES_MAX + POSITION_BYTES
 _LOAD_ROWS = 65_536  # looked up at once while loading
 
 
@@ -76,7 +77,7 @@ class Index:
 
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
-        with self.view.write() as transaction:
+        with self.view.write(rows=len(items), size=len(items) * _ROW_BYTES) as transaction:
             table = self._table
             get, put = transaction.get, transaction.put
             for key, position in items:
@@ -90,7 +91,8 @@ class Index:
 
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
-        with self.view.write() as transaction:
+        size = sum(map(len, keys)) + len(keys) * POSITION_BYTES
+        with self.view.write(rows=len(keys), size=size) as transaction:
             table = transaction.cursor(self._table)
             if put_sorted(table, list(zip(keys, entries, strict=True))) != len(keys):
                 _merge(table, keys, entries)
@@ -120,13 +122,13 @@ class Index:
         except Damage as error:
             raise self.view.failure(error) from error
 
-    def swap(self, items: Iterable[tuple[bytes, Position, Position]]) -> int:
+    def swap(self, items: Sequence[tuple[bytes, Position, Position]]) -> int:
         """Replace old by new where old is still there; how many. (Compaction moved a record.)
 
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
         swapped = 0
-        with self.view.write() as transaction:
+        with self.view.write(rows=len(items)) as transaction:
             table = self._table
             for key, old, new in items:
                 entry = transaction.get(key, None, table)
@@ -138,13 +140,13 @@ class Index:
                     swapped += 1
         return swapped
 
-    def drop(self, items: Iterable[tuple[bytes, tuple[int, int]]]) -> int:
+    def drop(self, items: Sequence[tuple[bytes, tuple[int, int]]]) -> int:
         """Remove entries that still have that (version, seq); how many.
 
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
         dropped = 0
-        with self.view.write() as transaction:
+        with self.view.write(rows=len(items)) as transaction:
             table = self._table
             for key, order in items:
                 entry = transaction.get(key, None, table)
