@@ -57,7 +57,7 @@ EXIT_CODES = (
     ExitCode(OK, "done"),
     ExitCode(
         NO,
-        "the answer is no: no such key, a condition that does not hold",
+        "the answer is no: no such key, a condition that does not hold, some of many failed",
         (KeyNotFound, ConditionFailed, HistoryTrimmed),
     ),
     ExitCode(

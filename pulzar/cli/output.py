@@ -15,11 +15,15 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
 from typing import TypeAlias
 
 import click
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+TABLE_ROWS_MAX = 1000
 
 Cell: TypeAlias = str | int | float | bool | None
 
@@ -45,15 +49,19 @@ def note(text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Rows under headings on a terminal, tab-separated lines without headings elsewhere."""
-    if on_terminal():
-        # Drawing takes rich, which costs more time than most commands: only people pay for it.
-        importlib.import_module("pulzar.cli.table").draw(
-            columns, [[cell_text(cell) for cell in row] for row in rows]
-        )
+    """Rows under headings on a terminal, tab-separated lines without headings elsewhere.
+
+    On a terminal a long list is drawn as several tables, so that it need not fit into memory.
+    """
+    if not on_terminal():
+        for row in rows:
+            click.echo("\t".join(cell_text(cell) for cell in row))
         return
-    for row in rows:
-        click.echo("\t".join(cell_text(cell) for cell in row))
+    # Drawing takes rich, which costs more time than most commands: only people pay for it.
+    draw = importlib.import_module("pulzar.cli.table").draw
+    remaining = iter(rows)
+    while page := list(islice(remaining, TABLE_ROWS_MAX)):
+        draw(columns, [[cell_text(cell) for cell in row] for row in page])
 
 
 def cell_text(cell: Cell) -> str:
@@ -80,3 +88,16 @@ def size_text(size: int) -> str:
         if amount < 1023.95:
             return f"{amount:.1f} {unit}"
     return f"{amount / 1024:.1f} PiB"
+
+
+def key_text(key: bytes | None) -> str | None:
+    """A key as text; None where there is none. What is not UTF-8 is written as \\xff."""
+    return key.decode("utf-8", "backslashreplace") if key else None
+
+
+def time_text(time_ms: int) -> str:
+    """A time in ISO 8601, UTC; the number itself where no calendar has it."""
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return str(time_ms)
