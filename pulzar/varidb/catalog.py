@@ -60,7 +60,7 @@ _LOADING = b"loading"  # a cursor's name, while the catalog is being filled from
 
 
 class Catalog:
-    """The catalog of one master. Reads from any thread, writes from one."""
+    """The catalog of one master. All of it belongs to one thread."""
 
     def __init__(self, view: View) -> None:
         self.view = view

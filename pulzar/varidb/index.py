@@ -26,7 +26,7 @@ _LOAD_ROWS = 65_536  # looked up at once while loading
 
 
 class Index:
-    """The index of one volume. Reads from any thread, writes from one."""
+    """The index of one volume. All of it belongs to one thread."""
 
     def __init__(self, view: View) -> None:
         self.view = view

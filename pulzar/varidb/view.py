@@ -36,7 +36,8 @@ entries that it covers. All little-endian:
 
 checksum is the CRC32C of the name and of what follows. Table `trust` holds one JSON record.
 
-One process writes (owner.lock holds others off), any may read (`open_readonly`).
+One process writes (owner.lock holds others off), any may read (`open_readonly`). In the writing
+process one thread does all of it, since the map may move when it grows.
 
 Pages are written through the map (`writemap`): a commit of 32 random keys costs 9 us a key, against
 20 us with a pwrite for each page (measured, ext4, 2 cores). A page without a block on disk would be
@@ -152,7 +153,9 @@ class View:
         view._lock_fd = _lock(directory)
         try:
             view._start()
-        except BaseException:  # whatever it is, the lock must not outlive the attempt
+        except BaseException:  # whatever it is, nothing must stay open behind the attempt
+            if view._opened:
+                view.environment.close()
             os.close(view._lock_fd)
             raise
         return view
@@ -224,22 +227,9 @@ class View:
             return InvalidKey("a key is empty or too long for a view")
         if isinstance(error, lmdb.MapFullError):
             return OutOfSpace(f"the view in {self.directory} has reached the size of its map")
-        if isinstance(error, lmdb.Error) and self._is_full(error.code):
+        if isinstance(error, lmdb.Error) and error.code in _FULL:
             return OutOfSpace(f"no room on disk for the view in {self.directory}")
         return ViewBroken(f"the view in {self.directory}: {error}")
-
-    def _is_full(self, code: int) -> bool:
-        """LMDB calls a write that was cut short EIO: try whether the file can grow."""
-        if code != errno.EIO:
-            return code in _FULL
-        fd = os.open(self._path(_DATA), os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(fd, b"\0", os.fstat(fd).st_size)  # unused: LMDB counts its pages itself
-        except OSError as error:
-            return error.errno in _FULL
-        finally:
-            os.close(fd)
-        return False
 
     def stat(self, table: str) -> dict[str, int]:
         """LMDB's stat of a table. Raises ViewBroken."""
@@ -320,7 +310,7 @@ class View:
             else:
                 self._open_killed()
         except (_Doubt, lmdb.Error, msgspec.MsgspecError, FileNotFoundError) as error:
-            if isinstance(error, lmdb.Error) and self._is_full(error.code):
+            if isinstance(error, lmdb.Error) and error.code in _FULL:
                 raise self.failure(error) from error
             self._create()
 
@@ -401,10 +391,10 @@ class View:
             max_readers=VIEW_READERS_MAX,
             max_spare_txns=VIEW_SPARE_TRANSACTIONS,
         )
+        self._opened = True
         if not self.readonly:
             self._allocate(size)
             self._map_bytes = size
-        self._opened = True
         self.tables = {
             name: self.environment.open_db(name.encode(), create=create) for name in self._names
         }
