@@ -167,9 +167,9 @@ def _file_settings(text: str, path: str) -> Iterator[tuple[Setting, str, str]]:
     """The settings that a file holds, each with `path line N`."""
     section = ""
     seen: dict[Setting, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, written in enumerate(text.splitlines(), start=1):
         origin = f"{path} line {number}"
-        line = re.split(r"(?:^|\s)[#;]", line, maxsplit=1)[0].strip()
+        line = re.split(r"(?:^|\s)[#;]", written, maxsplit=1)[0].strip()
         if not line:
             continue
         if line.startswith("["):

@@ -269,19 +269,18 @@ SETTINGS = (
 
 # The file that ships.
 
-PREFACE = (
-    "The settings of this site. Each stands here with its default; change the value, or delete "
-    "the line to follow the default of later versions. The server reads this file when it starts.",
-    "An environment variable comes before this file (PULZAR_SERVER_PORT=9100 for [server] port), "
-    "a flag of `pulzar up` before both (--port 9100). `pulzar config` shows what holds and where "
-    "it comes from.",
-    "Sizes are written 64KiB, 512MiB, 2GiB; times 90s, 15m, 12h, 7d. Behind a # or ; is a comment.",
-)
+PREFACE = """\
+The settings of this site. Each stands here with its default; change the value, or delete the line \
+to follow the default of later versions. The server reads this file when it starts.
+An environment variable comes before this file (PULZAR_SERVER_PORT=9100 for [server] port), a flag \
+of `pulzar up` before both (--port 9100). `pulzar config` shows what holds and where it comes from.
+Sizes are written 64KiB, 512MiB, 2GiB; times 90s, 15m, 12h, 7d. Behind a # or ; is a comment.
+"""
 
 
 def server_conf() -> str:
     """The commented server.conf, from the table."""
-    blocks = ["#\n".join(_comment(paragraph) for paragraph in PREFACE)]
+    blocks = ["#\n".join(_comment(paragraph) for paragraph in PREFACE.splitlines())]
     for section in SECTIONS:
         rows = [setting for setting in SETTINGS if setting.section == section]
         if rows:

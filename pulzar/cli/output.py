@@ -91,7 +91,7 @@ def size_text(size: int) -> str:
 
 
 def key_text(key: bytes | None) -> str | None:
-    """A key as text; None where there is none. What is not UTF-8 is written as \\xff."""
+    """A key as text; None where there is none. What is not UTF-8 is written in hex."""
     return key.decode("utf-8", "backslashreplace") if key else None
 
 
