@@ -17,14 +17,15 @@ def command(app: str | None, config: str | None, as_json: bool) -> None:
     """Show the settings that hold, and where each comes from.
 
     As `pulzar up` would find them here and now: server.conf, environment variables, defaults.
-    The columns are section, name, value, origin and environment variable.
+    The columns are section, name, value and where it comes from. The environment variable of
+    `[server] port` is PULZAR_SERVER_PORT, and so on.
     """
     found = load(SystemDisk(), app=app, file=config)
     rows = []
     for setting in SETTINGS:
         value = getattr(found, setting.field)
         origin = found.origins[setting.field]
-        rows.append((setting.section, setting.name, value, origin, setting.variable))
+        rows.append((setting.section, setting.name, value, origin))
         if as_json:
             print_json(
                 {
@@ -38,6 +39,6 @@ def command(app: str | None, config: str | None, as_json: bool) -> None:
                 }
             )
     if not as_json:
-        print_table(("section", "name", "value", "from", "environment variable"), rows)
+        print_table(("section", "name", "value", "from"), rows)
     for setting in found.without_effect():
         note(f"{setting} has no effect in this version. {setting.later}")
