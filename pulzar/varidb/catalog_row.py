@@ -36,7 +36,7 @@ import msgspec
 from pulzar.errors import Damage
 from pulzar.limits import INLINE_BYTES_MAX
 from pulzar.varidb.entry import Entry
-from pulzar.varidb.position import Position
+from pulzar.varidb.position import POSITION_BYTES, Position
 from pulzar.varidb.record import Type
 
 COMPLETE = 1
@@ -199,6 +199,8 @@ def pack_row(key: bytes, row: Row) -> bytes:
 def pack_loaded(key: bytes, entry: bytes, holder: int) -> tuple[int, int, bytes] | None:
     """What `decide` and `pack_row` make of a packed position where nothing else is known of the
     key, only faster: creation, expiry, row. None where it is no PUT or BLOB. Raises Damage."""
+    if len(entry) != POSITION_BYTES:
+        raise Damage("an index entry has the wrong length")
     type_, meta_length, checksum, seq, version, size, created_ms, expires_s = _ENTRY.unpack(entry)
     if type_ not in (_PUT, _BLOB):
         return None

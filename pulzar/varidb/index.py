@@ -193,6 +193,12 @@ def _merge(table: "lmdb.Cursor[bytes]", keys: Sequence[bytes], entries: Sequence
         newer = [
             (key, given[key])
             for key, present in table.getmulti(sorted(given))
-            if present != given[key] and entry_order(given[key]) > entry_order(present)
+            if present != given[key] and entry_order(given[key]) > _order(present)
         ]
         table.putmulti(newer)
+
+
+def _order(entry: bytes) -> tuple[int, int]:
+    if len(entry) != POSITION_BYTES:
+        raise Damage("an index entry has the wrong length")
+    return entry_order(entry)
