@@ -6,7 +6,9 @@ could not be measured, 2 for a wrong argument.
 """
 
 import argparse
+import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -58,6 +60,15 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def command_of(text: str) -> list[str]:
+    """The words of a command, its program by its full path (servers run elsewhere)."""
+    name, *rest = shlex.split(text)
+    found = shutil.which(name)
+    if found is None:
+        raise ValueError(f"there is no program {name!r}")
+    return [os.path.abspath(found), *rest]
+
+
 def measure(context: Context, rows: Sequence[Row]) -> tuple[list[Result], list[str]]:
     """Run the rows; what came out, and the names of those that could not be measured."""
     results: list[Result] = []
@@ -83,6 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     try:
         rows = chosen(ROWS, only=options.only, large=options.large)
+        pulzar = command_of(options.pulzar)
     except ValueError as error:
         say(str(error))
         return 2
@@ -97,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
         directory=options.directory.resolve(),
         scale=scale,
         generator=build(HERE / "build"),
-        pulzar=shlex.split(options.pulzar),
+        pulzar=pulzar,
     )
     results, failed = measure(context, rows)
     output = options.output

@@ -68,7 +68,11 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # whatever it was, leave no server behind
+            self.kill()
+            raise
         return self
 
     def __exit__(

@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "Read every byte of a volume and report damage.",
     "rebuild": "Make the views of a volume anew from its log.",
     "inspect": "Show what is in a volume, record by record.",
+    "demo": "See it work, on real files; ends by itself.",
     "torture": "Kill a server again and again and verify what it kept.",
 }
 

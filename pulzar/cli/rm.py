@@ -53,7 +53,7 @@ def command(
             elif is_failure:
                 note(f"{key}: {problem}")
     if not as_json:
-        print_line(f"{deleted} keys deleted, {failed} failed")
+        print_line(f"deleted: {deleted}, failed: {failed}")
     if failed:
         raise Answer(NO)
 

@@ -45,7 +45,7 @@ def report(outcomes: Iterable[Outcome], *, done: str, as_json: bool) -> None:
             note(f"{outcome.key}: {outcome.error}")
     if not as_json:
         print_line(
-            f"{moved} files {done} ({size_text(size)}), {skipped} were there, {failed} failed"
+            f"{done}: {moved} ({size_text(size)}), there already: {skipped}, failed: {failed}"
         )
     if failed:
         raise Answer(NO)

@@ -10,6 +10,7 @@ start takes a new port: a port of the free range that is listened on only now an
 meanwhile be given to a client of this machine, even to one that tries to connect to it.
 """
 
+import contextlib
 import os
 import re
 import select
@@ -187,10 +188,8 @@ class Server:
 
 
 def _kill_group(leader: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # all of it has ended
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # all of it has ended
 
 
 def _group(leader: int) -> list[psutil.Process]:

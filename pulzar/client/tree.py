@@ -233,10 +233,15 @@ def _send(
 def _fetch(client: Client, key: str, path: str, *, on_bytes: OnBytes | None) -> Outcome:
     with client.open(key) as value:
         known = value.stat
-        if known.crc32c is not None and os.path.isfile(path) and not os.path.islink(path):
-            if known.size == os.path.getsize(path) and known.crc32c == crc32c_of(path):
-                return Outcome(key, path, known.size, skipped=True)
+        if known.crc32c is not None and _is_same(path, known.size, known.crc32c):
+            return Outcome(key, path, known.size, skipped=True)
         return Outcome(key, path, save(value, path, on_bytes=on_bytes))
+
+
+def _is_same(path: str, size: int, crc32c: int | str) -> bool:
+    """Whether a plain file has these bytes already."""
+    plain = os.path.isfile(path) and not os.path.islink(path)
+    return plain and size == os.path.getsize(path) and crc32c == crc32c_of(path)
 
 
 def _at_once(work: Callable[[Item], Outcome], items: Iterable[Item]) -> Iterator[Outcome]:

@@ -16,20 +16,20 @@ class Admin:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def status(self, request: Request) -> Response:
+    async def status(self, _: Request) -> Response:
         """GET /admin/status: exactly the fields that the specification shows."""
         return Response(msgspec.json.encode(self._store.status()), media_type=_JSON)
 
-    async def compact(self, request: Request) -> Response:
+    async def compact(self, _: Request) -> Response:
         """POST /admin/compact: rewrite what holds superseded records; answers when done."""
         done = await self._store.compact()
         return Response(msgspec.json.encode(done), media_type=_JSON)
 
-    async def health(self, request: Request) -> Response:
+    async def health(self, _: Request) -> Response:
         """GET /healthz: the process answers."""
         return Response(b'{"status":"ok"}', media_type=_JSON)
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, _: Request) -> Response:
         """GET /readyz: it can serve. Raises NotReady with the reason."""
         reason = self._store.not_ready()
         if reason is not None:

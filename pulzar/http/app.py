@@ -93,7 +93,7 @@ class App:
         except AnswerBroken as error:
             _log.warning("the answer to %s was cut off: %s", _line(scope), error)
             raise
-        except Exception:  # a bug, whatever it is: logged here, and the server goes on
+        except Exception:  # a bug: logged here, and the server goes on
             _log.exception("a bug met %s", _line(scope))
             await self._refuse(scope, receive, send, bug())
         finally:
@@ -117,7 +117,7 @@ class App:
 
         try:
             await self._router(scope, receive, counting_send)
-        except Exception as error:  # whatever it is, there is no second answer to one request
+        except Exception as error:  # there is no second answer to a request
             if started:
                 raise AnswerBroken(repr(error)) from error
             raise

@@ -1,7 +1,7 @@
 """Times as text: HTTP dates for headers, RFC 3339 for JSON. All of them UTC."""
 
 from datetime import UTC, datetime
-from email.utils import mktime_tz, parsedate_tz
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -19,8 +19,9 @@ def http_date(seconds: int) -> bytes:
 def parse_http_date(text: str) -> int | None:
     """Seconds since 1970, or None where `text` is no HTTP date."""
     try:
-        fields = parsedate_tz(text)
-        return None if fields is None else int(mktime_tz(fields))
+        at = parsedate_to_datetime(text)
+        # The form of asctime names no zone; HTTP's dates are all UTC.
+        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
         return None
 

@@ -45,9 +45,9 @@ def check_key(key: str) -> str:
 def check_keys(keys: list[str]) -> list[bytes]:
     """Many keys, encoded. Raises InvalidKey that tells the number of the first bad one."""
     encoded = [key.encode() for key in keys]
-    if all(encoded) and max(map(len, encoded), default=0) <= KEY_BYTES_MAX:
-        if not _CONTROL.search("".join(keys)):
-            return encoded
+    short = all(encoded) and max(map(len, encoded), default=0) <= KEY_BYTES_MAX
+    if short and not _CONTROL.search("".join(keys)):
+        return encoded
     for number, key in enumerate(keys):
         try:
             check_key(key)

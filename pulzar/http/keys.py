@@ -324,7 +324,7 @@ class KeyVerbs:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:  # ASGI
         """DELETE /delete_key/{key}[?redirect=0|1]."""
         if scope["method"] != "DELETE":
             raise _not_allowed(scope, ("DELETE",))
@@ -383,10 +383,9 @@ def _ranges(asked: dict[bytes, bytes], entry: Entry) -> list[tuple[int, int]] | 
     header = asked.get(b"range")
     if header is None:
         return None
-    if_range = asked.get(b"if-range")
-    if if_range is not None:
-        if not if_range_holds(if_range.decode("latin-1"), entry.version, entry.created_ms):
-            return None
+    if_range = asked.get(b"if-range", b"").decode("latin-1")
+    if if_range and not if_range_holds(if_range, entry.version, entry.created_ms):
+        return None
     return parse_range(header.decode("latin-1"), entry.size)
 
 

@@ -63,6 +63,6 @@ class Metrics(Collector):
             else:
                 yield GaugeMetricFamily(f"pulzar_{name}", f"{words} of the store.", value)
 
-    async def get(self, request: Request) -> Response:
+    async def get(self, _: Request) -> Response:
         """GET /metrics."""
         return Response(generate_latest(self._registry), media_type=MEDIA_TYPE)

@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 BACKLOG = 1024
 READY_TIMEOUT_S = 10.0
 _POLL_S = 0.02
+_LOOPBACKS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # to compare
 _FILES = 2 * (CONNECTIONS_MAX + OPEN_FILES_MAX)
 
 
@@ -62,7 +63,7 @@ async def serve(
     serving = asyncio.ensure_future(server.serve())
     stopping = asyncio.ensure_future(stop.wait())
     try:
-        await _answers(listener_host(host), port)
+        await _answers(_LOOPBACKS.get(host, host), port)
         on_ready(_url(host, port))
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         if serving.done() and not stop.is_set():
@@ -89,11 +90,6 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def listener_host(host: str) -> str:
-    """Where to reach a server of this machine that listens at `host`."""
-    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 class _Server(EmbeddedServer):

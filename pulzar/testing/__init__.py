@@ -5,11 +5,11 @@ from pulzar.testing.disk import SimulatedDisk
 from pulzar.testing.faults import OPERATIONS, Fault, FaultPlan, Killed, at_point
 
 __all__ = [
+    "OPERATIONS",
     "Fault",
     "FaultPlan",
     "Killed",
     "ManualClock",
-    "OPERATIONS",
     "SimulatedDisk",
     "at_point",
 ]

@@ -357,7 +357,7 @@ class SimulatedFile:
 
     __slots__ = ("_content", "_disk", "_open", "_path", "_process", "_writable")
 
-    def __init__(self, disk: SimulatedDisk, content: Content, path: str, *, writable: bool):
+    def __init__(self, disk: SimulatedDisk, content: Content, path: str, *, writable: bool) -> None:
         self._disk = disk
         self._content = content
         self._path = path

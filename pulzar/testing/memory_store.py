@@ -62,7 +62,7 @@ class MemoryStore:
             del self._entries[key]
         return None
 
-    async def complete(self, key: bytes, entry: Entry) -> Entry:
+    async def complete(self, key: bytes, entry: Entry) -> Entry:  # the protocol
         """See `entry.Store`."""
         return entry
 

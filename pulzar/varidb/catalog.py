@@ -46,8 +46,9 @@ from pulzar.varidb.catalog_row import (
     unpack_row,
 )
 from pulzar.varidb.entry import Entry, Listing, Status
+from pulzar.varidb.index import put_sorted
 from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
-from pulzar.varidb.view import View, put_sorted
+from pulzar.varidb.view import View
 
 __all__ = ["Catalog", "Change"]
 

@@ -44,7 +44,7 @@ class Write:
     `turns`: where the key's turn is to be given on at the end.
     """
 
-    __slots__ = ("change", "done", "error", "record", "turns")
+    __slots__ = ("change", "done", "error", "finished", "record", "turns")
 
     def __init__(
         self,
@@ -58,10 +58,12 @@ class Write:
         self.done = done
         self.turns = turns
         self.error: PulzarError | None = None
+        self.finished = False
 
     def finish(self, error: PulzarError | None) -> None:
         """It is durable and visible, or will not be: tell whoever waits."""
         self.error = error
+        self.finished = True
         if self.turns is not None:
             self.turns.give(self.record.key)
         if self.done is not None and not self.done.done():
@@ -154,8 +156,7 @@ class Committer:
             self._timer.cancel()
         await self._idle.wait()
         self._work.put(None)
-        while self._thread.is_alive():
-            await asyncio.sleep(0.001)
+        await self._loop.run_in_executor(None, self._thread.join)
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:

@@ -16,7 +16,7 @@ from pulzar.limits import KEY_BYTES_MAX, VIEW_MAP_BYTES
 from pulzar.varidb.footer import entry_order
 from pulzar.varidb.position import POSITION_BYTES, Cursor, Position, pack_position, unpack_position
 from pulzar.varidb.record import Type
-from pulzar.varidb.view import View, put_sorted
+from pulzar.varidb.view import View
 
 _TABLE = "positions"
 _LOG = b"log"  # the cursor's name
@@ -176,6 +176,16 @@ class Index:
     def close(self, *, clean: bool) -> None:
         """Close it; a clean one is trusted by the next opening."""
         self.view.close(clean=clean)
+
+
+def put_sorted(table: "lmdb.Cursor[bytes]", rows: Sequence[tuple[bytes, bytes]]) -> int:
+    """Put rows, sorted by key, where there are none yet; how many. Behind the last row that is
+    done by appending, which fills pages to the brim."""
+    if not rows:
+        return 0
+    if table.last() and table.key() >= rows[0][0]:
+        return int(table.putmulti(rows, overwrite=False)[1])
+    return int(table.putmulti(rows, overwrite=False, append=True)[1])
 
 
 def _is_newer(position: Position, present: Position) -> bool:

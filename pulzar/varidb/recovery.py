@@ -366,13 +366,7 @@ def recover(
     ends = {log.header.previous_id: log.header.previous_end for log in logs}
     ends[last.id] = tail.end
     return Recovered(
-        segments=tuple(
-            segment
-            if segment.trailer is not None
-            else msgspec.structs.replace(segment, end=ends.get(segment.id, segment.end))
-            for segment in segments
-            if segment not in unborn
-        ),
+        segments=tuple(_ended(segment, ends) for segment in segments if segment not in unborn),
         unborn=(*(segment.id for segment in unborn), *others),
         start=Start(
             next_segment=next_segment,
@@ -385,6 +379,13 @@ def recover(
         damaged=tail.damaged,
         last_opening=last.header.opening,
     )
+
+
+def _ended(segment: Segment, ends: Mapping[int, int]) -> Segment:
+    """An unsealed segment with the end that its successor, or the judgement, gives it."""
+    if segment.trailer is not None or segment.id not in ends:
+        return segment
+    return msgspec.structs.replace(segment, end=ends[segment.id])
 
 
 def _born_on_disk(disk: Disk, directory: str, segment: Segment) -> bool:

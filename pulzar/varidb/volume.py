@@ -46,6 +46,7 @@ from pulzar.varidb.recovery import Damaged, Recovered, Segment, recover, survey
 from pulzar.varidb.segment import KIND_LOG
 
 _PLACE = struct.Struct("<QQ")
+_PLAIN = frozenset({Type.PUT, Type.DELETE})
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +212,7 @@ class Volume:
         """
         items: list[Item] = []
         for record, position in zip(batch.records, batch.positions, strict=True):
-            if position.type == Type.PUT or position.type == Type.DELETE:
+            if position.type in _PLAIN:
                 items.append((record.key, position))
             elif position.type in KEYED or position.type in KEPT_FOREVER:
                 items += index_items(record.key, record.value, position)

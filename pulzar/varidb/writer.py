@@ -108,11 +108,11 @@ class Writer:
             wave.append(write)
             expired = isinstance(operation, Delete) and written.created
             results.append(KeyNotFound("there is no such key") if expired else written)
-        if begun:
+        self._submit_wave(wave)
+        if begun and not begun[-1][1].finished:
             # Writes end in the order in which they were submitted.
             last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             begun[-1][1].done = last
-            self._submit_wave(wave)
             await asyncio.wait([last])
             last.exception()
         for number, write in begun:

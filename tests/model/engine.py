@@ -15,15 +15,7 @@ from pulzar.testing.index import DictIndex
 from pulzar.varidb.blob import decode_blob, encode_blob
 from pulzar.varidb.manifest import Replaced
 from pulzar.varidb.record import Record, Type, make_version
-from pulzar.varidb.task import (
-    Compact,
-    CompactDone,
-    Failed,
-    Seal,
-    SealDone,
-    run_compact,
-    run_seal,
-)
+from pulzar.varidb.task import Compact, CompactDone, Failed, Seal, SealDone, run_compact, run_seal
 from pulzar.varidb.volume import Options, Volume
 
 State = bytes | None
@@ -31,19 +23,12 @@ SEGMENT_BYTES = 4096
 BLOB = b"a value that is kept in a file of its own: "
 
 
-class ModelDisk(SimulatedDisk):
-    def reached(self, point):
-        self._begin("reached", str(point))
-    def file_id(self, path):
-        return str(id(self._content(path)))
-
-
 class Engine:
     """One volume and what is known of it."""
 
     def __init__(self, seed: int, *, directory: str = "/volume") -> None:
         self.rng = random.Random(seed)
-        self.disk = ModelDisk(seed)
+        self.disk = SimulatedDisk(seed)
         self.index = DictIndex()
         self.directory = directory
         self.now_ms = 1_000_000
@@ -96,12 +81,12 @@ class Engine:
                 assert not done.sealed.damaged, (segment, done.sealed.damaged)
                 self.volume.sealed(done.sealed.segment)
 
-    def compact(self, *, purge: bool = True) -> None:
+    def compact(self) -> None:
         """Rewrite what is worth it, as maintenance does."""
-        for _ in self.compaction_steps(purge=purge):
+        for _ in self.compaction_steps():
             pass
 
-    def compaction_steps(self, *, purge: bool = True) -> Iterator[None]:
+    def compaction_steps(self) -> Iterator[None]:
         """The same, with a pause wherever requests may come in between."""
         volume = self.volume
         volume.roll(now_ms=self.now_ms)
@@ -113,7 +98,7 @@ class Engine:
             views="",
             segments=tuple(volume.segments.values()),
             retired=frozenset(volume.retired()),
-            skip=frozenset() if purge else frozenset(),
+            skip=frozenset(),
             output_id=volume.take_segment_id(),
             salt=self.rng.randbytes(16),
             opening=volume.log.opening,

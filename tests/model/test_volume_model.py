@@ -5,7 +5,9 @@ history ends with `rebuild(log) == live view`.
 """
 
 import random
+from collections.abc import Callable, Iterator
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,11 +18,19 @@ from hypothesis.stateful import (
 )
 
 from pulzar.testing import Fault, FaultPlan, Killed
-from tests.model.engine import Engine, open_volume, read
 from pulzar.testing.index import DictIndex
+from tests.model.engine import Engine, open_volume, read
 
+Changes = list[tuple[bytes, bytes | None]]
+
+END = object()
 KEYS = st.sampled_from([b"a", b"b", b"c", b"dd"])
-VALUES = st.one_of(st.none(), st.builds(lambda n, size: b"%d." % n * size, st.integers(0, 99), st.sampled_from([0, 1, 9, 300])))
+VALUES = st.one_of(
+    st.none(),
+    st.builds(
+        lambda n, size: b"%d." % n * size, st.integers(0, 99), st.sampled_from([0, 1, 9, 300])
+    ),
+)
 CHANGES = st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=6)
 
 
@@ -99,7 +109,7 @@ class VolumeMachine(RuleBasedStateMachine):
             self.engine.check()
             self.engine.check_rebuild()
 
-    def _die_in(self, work, *, after: int, power: bool) -> None:
+    def _die_in(self, work: Callable[[], None], *, after: int, power: bool) -> None:
         engine = self.engine
         engine.disk.faults = FaultPlan(Fault(nth=after, kill=True))
         try:
@@ -111,26 +121,26 @@ class VolumeMachine(RuleBasedStateMachine):
             engine.disk.faults = None
 
 
-def check_copy(engine: Engine, changes, seed: int) -> None:
+def check_copy(engine: Engine, changes: list[Changes], seed: int) -> None:
     """A directory copied while requests and compaction go on: every key is as it was at some
     moment between the beginning and the end of the copying."""
     allowed = {key: {state} for key, state in engine.acknowledged.items()}
     rng = random.Random(seed)
     target = f"/copy-{engine.disk.operations}"
     copying = engine.disk.copy_steps("/volume", target, seed)
-    work = [*(("write", one) for one in changes), ("compact", None)]
+    work: list[Changes | None] = [*changes, None]
     rng.shuffle(work)
-    compaction = None
+    compaction: Iterator[None] | None = None
     for _ in copying:
         if compaction is not None and rng.random() < 0.5:
-            compaction = compaction if next(compaction, "end") != "end" else None
+            compaction = None if next(compaction, END) is END else compaction
         if work and compaction is None and rng.random() < 0.3:
-            kind, argument = work.pop()
-            if kind == "compact":
+            written = work.pop()
+            if written is None:
                 compaction = engine.compaction_steps()
             else:
-                engine.write(argument)
-                for key, state in argument:
+                engine.write(written)
+                for key, state in written:
                     allowed.setdefault(key, {None}).add(state)
     for _ in compaction or ():
         pass
@@ -142,4 +152,6 @@ def check_copy(engine: Engine, changes, seed: int) -> None:
 
 
 def test_random_histories_of_one_volume() -> None:
-    run_state_machine_as_test(VolumeMachine)
+    run_state_machine_as_test(
+        VolumeMachine, settings=settings(stateful_step_count=25, deadline=None)
+    )
