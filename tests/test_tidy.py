@@ -34,7 +34,8 @@ LAYERS = """
     varidb.recovery varidb.identity
     varidb.following
     varidb.compaction varidb.sealing varidb.purge varidb.check
-    varidb.index varidb.catalog
+    varidb.index
+    varidb.catalog
     varidb.task varidb.volume
     varidb.background varidb.commit varidb.reader
     varidb.writer
