@@ -207,7 +207,7 @@ def decode_lines(content: bytes) -> tuple[list[Event], int, int]:
 
 
 class ManifestFile:
-    """The MANIFEST of one open volume. After an OSError it must not be used any more."""
+    """The MANIFEST of one open volume."""
 
     def __init__(self, disk: Disk, directory: str) -> None:
         """Read it, or begin one. Raises OSError, VolumeTooNew."""
@@ -232,9 +232,13 @@ class ManifestFile:
             self._rewrite()
         assert self._file is not None
         content = b"".join(map(encode_line, listed))
-        self._file.write([content], offset=self._end)
-        self._disk.reached(CrashPoint.MANIFEST_WRITTEN)
-        self._file.sync()
+        try:
+            self._file.write([content], offset=self._end)
+            self._disk.reached(CrashPoint.MANIFEST_WRITTEN)
+            self._file.sync()
+        except OSError:
+            self.close()  # nobody knows what it holds: the next event begins a new one
+            raise
         self._end += len(content)
         self._lines += len(listed)
         for event in listed:

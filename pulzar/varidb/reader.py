@@ -7,12 +7,13 @@ file is gone, and the index is asked again.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
 from pulzar.disk import File
-from pulzar.errors import Damage, Unavailable
+from pulzar.errors import Damage, OutOfSpace, Unavailable
 from pulzar.limits import INLINE_BYTES_MAX
 from pulzar.varidb.blob import Blob, check_chunk, chunk_range, decode_blob
 from pulzar.varidb.catalog import Catalog
@@ -49,7 +50,7 @@ class Reader:
                 self.damaged_total += 1
                 raise
             except OSError as error:
-                raise Unavailable(f"the disk could not be read: {error}") from None
+                raise _unreadable(error) from None
             return record
         self.damaged_total += 1
         raise Damage(f'version "{version:016x}" of this key is not on any volume that is online')
@@ -66,7 +67,8 @@ class Reader:
         small = record.type == Type.PUT and len(record.value) <= INLINE_BYTES_MAX
         content_type = decode_meta(record.meta).content_type
         inline = record.value if small else None
-        self._catalog.refill(key, entry.version, content_type, inline)
+        with contextlib.suppress(OutOfSpace):  # then the record is read again the next time
+            self._catalog.refill(key, entry.version, content_type, inline)
         return Entry(
             version=entry.version,
             size=entry.size,
@@ -83,7 +85,10 @@ class Reader:
         """Bytes start..end of a blob. One chunk is read ahead of the one being sent."""
         blob = decode_blob((await self.record(key, entry.version)).value)
         numbers = range(start // blob.chunk_bytes, -(-end // blob.chunk_bytes))
-        file = await self._in_thread(self._volume.open_blob, blob)
+        try:
+            file = await self._in_thread(self._volume.open_blob, blob)
+        except OSError as error:
+            raise _unreadable(error) from None
         ahead: asyncio.Future[bytes] | None = None
         try:
             for number in numbers:
@@ -96,7 +101,7 @@ class Reader:
             self.damaged_total += 1
             raise
         except OSError as error:
-            raise Unavailable(f"the disk could not be read: {error}") from None
+            raise _unreadable(error) from None
         finally:
             if ahead is not None:
                 await asyncio.wait([ahead])
@@ -118,3 +123,7 @@ def _read_chunk(file: File, blob: Blob, number: int) -> bytes:
     chunk = file.read(length, offset=offset)
     check_chunk(blob, number, chunk)
     return chunk
+
+
+def _unreadable(error: OSError) -> Unavailable:
+    return Unavailable(f"the disk could not be read: {error}")

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 
 import msgspec
 
@@ -22,6 +23,7 @@ from pulzar.errors import (
     ConditionFailed,
     HistoryTrimmed,
     KeyNotFound,
+    OpenError,
     OutcomeUnknown,
     OutOfSpace,
     PulzarError,
@@ -76,20 +78,35 @@ async def open_store(
     """Open the store in `directory`, or begin one there. Raises OpenError."""
     options = options or StoreOptions()
     views = f"{directory}/volume.views"
-    volume = Volume.open(
-        f"{directory}/volume",
-        disk=disk,
-        open_index=lambda volume_id: Index.open(views, identity=volume_id),
-        token=token,
-        now_ms=clock.now_ms(),
-        options=Options(segment_bytes=options.segment_bytes, grace_s=options.grace_s),
-    )
-    catalog = Catalog.open(f"{directory}/catalog.views", identity=volume.id)
-    fill_catalog(catalog, volume, holder=_HOLDER)
-    store = LocalStore(
-        directory, volume, catalog, disk=disk, clock=clock, options=options, views=views
-    )
-    await store.start(token)
+    async with AsyncExitStack() as undo:  # where it fails, nothing may stay open or locked
+        volume = Volume.open(
+            f"{directory}/volume",
+            disk=disk,
+            open_index=lambda volume_id: Index.open(views, identity=volume_id),
+            token=token,
+            now_ms=clock.now_ms(),
+            options=Options(segment_bytes=options.segment_bytes, grace_s=options.grace_s),
+        )
+        undo.callback(volume.abandon)
+        try:
+            catalog = Catalog.open(f"{directory}/catalog.views", identity=volume.id)
+            undo.callback(catalog.close, clean=False)
+            fill_catalog(catalog, volume, holder=_HOLDER)
+            store = LocalStore(
+                directory,
+                volume,
+                catalog,
+                disk=disk,
+                clock=clock,
+                options=options,
+                views=views,
+                token=token,
+            )
+            undo.push_async_callback(store.stop)
+            await store.start()
+        except (OSError, OutcomeUnknown) as error:
+            raise OpenError(f"{directory} cannot be opened: {error}") from error
+        undo.pop_all()
     return store
 
 
@@ -149,6 +166,7 @@ class LocalStore:
         clock: Clock,
         options: StoreOptions,
         views: str,
+        token: Callable[[int], bytes],
     ) -> None:
         self._directory = directory
         self._volume = volume
@@ -163,29 +181,25 @@ class LocalStore:
         self._room = True
         self._room_checked_s = -ROOM_CHECK_S
         self._closing = False
-
-    async def start(self, token: Callable[[int], bytes]) -> None:
-        """Promise an epoch and start the work beside requests."""
-        epoch = self._volume.promised_epoch() + 1
-        now_ms = self._clock.now_ms()
-        promise = Record(type=Type.EPOCH, version=make_version(epoch, 0), created_ms=now_ms)
-        await self._committer.write(promise)
+        self._epoch = volume.promised_epoch() + 1
         self._writer = Writer(
-            self._catalog,
-            self._committer,
-            clock=self._clock,
-            epoch=epoch,
-            has_room=self._has_room,
+            catalog, self._committer, clock=clock, epoch=self._epoch, has_room=self._has_room
         )
         self._maintenance = Maintenance(
-            self._volume,
-            self._catalog,
+            volume,
+            catalog,
             self._committer,
             self._writer,
-            views=self._views,
-            clock=self._clock,
+            views=views,
+            clock=clock,
             token=token,
         )
+
+    async def start(self) -> None:
+        """Promise the epoch, before its first version is used; start the work beside requests."""
+        now_ms = self._clock.now_ms()
+        version = make_version(self._epoch, 0)
+        await self._committer.write(Record(type=Type.EPOCH, version=version, created_ms=now_ms))
         await self._maintenance.start()
         for damaged in self._volume.damaged:
             _log.error("damage in the log: %s", damaged)
@@ -348,13 +362,21 @@ class LocalStore:
 
     async def close(self) -> None:
         """See `entry.Store`."""
+        await self.stop()
+        try:
+            self._volume.close(now_ms=self._clock.now_ms())
+            self._catalog.apply([], _HOLDER, self._volume.log.cursor())
+        except (OSError, PulzarError) as error:
+            self._catalog.close(clean=False)
+            raise Unavailable(f"the volume could not be closed cleanly: {error}") from None
+        self._catalog.close(clean=self._volume.log.failed is None)
+
+    async def stop(self) -> None:
+        """End what runs beside requests, after the writes under way."""
         self._closing = True
         await self._maintenance.close()
         await self._committer.close()
         self._executor.shutdown(wait=True)
-        self._volume.close(now_ms=self._clock.now_ms())
-        self._catalog.apply([], _HOLDER, self._volume.log.cursor())
-        self._catalog.close(clean=self._volume.log.failed is None)
 
     def _heal(self, error: Exception) -> None:
         """A view is damaged: throw it away and rebuild it from the log, here and now."""

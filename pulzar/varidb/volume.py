@@ -109,6 +109,7 @@ class Volume:
             raise VolumeInUse(f"{directory} is in use by another process") from None
         except OSError as error:
             raise VolumeReadOnly(f"{directory} cannot be written: {error}") from None
+        volume: Volume | None = None
         try:
             if disk.exists(f"{directory}/{IDENTITY_NAME}"):
                 identity = read_identity(disk, directory)
@@ -135,8 +136,11 @@ class Volume:
                 token=token,
             )
             volume._recover(now_ms=now_ms)
-        except BaseException as error:  # whatever it is, the lock must not outlive the attempt
-            lock.release()
+        except BaseException as error:  # whatever it is, nothing may outlive the attempt
+            if volume is None:
+                lock.release()
+            else:
+                volume.abandon()
             if isinstance(error, OSError):
                 raise OpenError(f"{directory} cannot be opened: {error}") from error
             raise
@@ -462,14 +466,23 @@ class Volume:
                 self.log.checkpoint(now_ms=now_ms)
                 self.log.release_room()
                 self.apply(NO_RECORDS, self.log.cursor(), self.place())
-        finally:
-            for file, _ in self._files.values():
-                file.close()
-            self._files.clear()
-            self.log.close()
-            self._manifest.close()
-            self.index.close(clean=self.log.failed is None)
-            self._lock.release()
+        except BaseException:  # whatever it is, nothing may stay open or locked
+            self.abandon()
+            raise
+        self._release(clean=self.log.failed is None)
+
+    def abandon(self) -> None:
+        """Close everything and write nothing, as if the process had died here."""
+        self._release(clean=False)
+
+    def _release(self, *, clean: bool) -> None:
+        for file, _ in self._files.values():
+            file.close()
+        self._files.clear()
+        self.log.close()
+        self._manifest.close()
+        self.index.close(clean=clean)
+        self._lock.release()
 
 
 def _unpack_place(place: bytes) -> tuple[int, int]:

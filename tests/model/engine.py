@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pulzar.testing import SimulatedDisk
 from pulzar.testing.index import DictIndex
 from pulzar.varidb.blob import decode_blob, encode_blob
+from pulzar.varidb.crash_point import CrashPoint
 from pulzar.varidb.manifest import Replaced
 from pulzar.varidb.record import Record, Type, make_version
 from pulzar.varidb.task import Compact, CompactDone, Failed, Seal, SealDone, run_compact, run_seal
@@ -26,7 +27,10 @@ BLOB = b"a value that is kept in a file of its own: "
 class Engine:
     """One volume and what is known of it."""
 
-    def __init__(self, seed: int, *, directory: str = "/volume") -> None:
+    volume: Volume
+
+    def __init__(self, seed: int, *, directory: str = "/volume", opened: bool = True) -> None:
+        """`opened`: the volume is there when this returns; else call `open`."""
         self.rng = random.Random(seed)
         self.disk = SimulatedDisk(seed)
         self.index = DictIndex()
@@ -36,12 +40,20 @@ class Engine:
         self.acknowledged: dict[bytes, State] = {}
         self.possible: dict[bytes, list[State]] = {}
         self.options = Options(segment_bytes=SEGMENT_BYTES, grace_s=100)
-        self.volume = self.open()
+        if opened:
+            self.open()
 
     def open(self) -> Volume:
         """Open the volume as a new process does."""
         self.volume = open_volume(self.disk, self.directory, self.index, self.rng, self.now_ms)
         return self.volume
+
+    def restart(self) -> None:
+        """Stop in an orderly way, and open again."""
+        volume = self.volume
+        del self.volume
+        volume.close(now_ms=self.now_ms)
+        self.open()
 
     # What the master does.
 
@@ -118,6 +130,7 @@ class Engine:
         if done.purged:
             upto = max(version for _, version, _ in done.purged)
             volume.append([Record(type=Type.PURGE, version=upto)], now_ms=self.now_ms)
+            volume.reached(CrashPoint.PURGE_RECORDED)
         replaced = Replaced(
             inputs=rewritten.inputs,
             outputs=(rewritten.output.id,) if rewritten.output else (),
@@ -147,15 +160,21 @@ class Engine:
         """The value as a reader gets it, every byte checked; None: no such key."""
         return read(volume or self.volume, key)
 
-    def check(self) -> None:
-        """Hold the promises against what is there now."""
+    def check(self, *, settled: bool = True) -> None:
+        """Hold the promises against what is there now.
+
+        `settled` is False while a write whose outcome is unknown may still come true: until the
+        process that made it is gone.
+        """
         for key in self.acknowledged.keys() | self.possible.keys():
             seen = self.read(key)
-            maybe = self.possible.pop(key, [])
+            maybe = self.possible.get(key, [])
             if seen != self.acknowledged.get(key):
                 assert seen in maybe, f"{key!r}: {seen!r} is neither acknowledged nor possible"
-            # What was read once is true from now on.
-            self.acknowledged[key] = seen
+            if settled:
+                # What was read once is true from now on.
+                self.possible.pop(key, None)
+                self.acknowledged[key] = seen
 
     def check_rebuild(self) -> None:
         """An index made from nothing says the same about every live key."""

@@ -77,8 +77,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
     @rule()
     def stop_and_start(self) -> None:
-        self.engine.volume.close(now_ms=self.engine.now_ms)
-        self.engine.open()
+        self.engine.restart()
 
     @rule(seconds=st.integers(-200, 200))
     def step_clock(self, seconds: int) -> None:
