@@ -33,7 +33,7 @@ LAYERS = """
     varidb.log varidb.upload
     varidb.recovery varidb.identity
     varidb.following
-    varidb.compaction varidb.sealing varidb.purge varidb.check
+    varidb.compaction varidb.sealing varidb.purge varidb.check varidb.record_files
     varidb.index
     varidb.catalog
     varidb.task varidb.volume

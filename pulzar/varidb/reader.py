@@ -41,9 +41,9 @@ class Reader:
             if position is None or position.version != version:
                 break
             try:
-                record = self._volume.read_cached(key, position)
+                record = self._volume.records.read_cached(key, position)
                 if record is None:
-                    record = await self._in_thread(self._volume.read, key, position)
+                    record = await self._in_thread(self._volume.records.read, key, position)
             except FileNotFoundError:
                 continue
             except Damage:

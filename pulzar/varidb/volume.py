@@ -1,7 +1,7 @@
 """The volume: a directory with one log, and the index key -> position that follows it.
 
     put:   Log.prepare -> Log.write (a thread may do it) -> Volume.settle: index, then acknowledge
-    get:   index -> position -> segment file -> checked record
+    get:   index -> position -> RecordFiles.read -> checked record
 
 `Volume.open` brings a directory from whatever state a crash left it in to a running log:
 identity, MANIFEST, recovery (recovery.py), a new segment, the index caught up or rebuilt, files
@@ -13,14 +13,13 @@ here by `sealed` and `replace`.
 """
 
 import struct
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from pulzar.disk import Disk, File, Lock
 from pulzar.errors import Damage, HistoryTrimmed, OpenError, VolumeInUse, VolumeReadOnly
-from pulzar.limits import OPEN_FILES_MAX, RETIRED_GRACE_S, SEGMENT_BYTES
+from pulzar.limits import RETIRED_GRACE_S, SEGMENT_BYTES
 from pulzar.varidb import record as rec
 from pulzar.varidb.blob import Blob, BlobWriter, blob_names, blob_path
 from pulzar.varidb.crash_point import CrashPoint
@@ -40,8 +39,9 @@ from pulzar.varidb.footer import Footer, Trailer, read_body
 from pulzar.varidb.identity import IDENTITY_NAME, LOCK_NAME, create_identity, read_identity
 from pulzar.varidb.log import NO_RECORDS, Active, Batch, Log, added, segment_path
 from pulzar.varidb.manifest import Lost, ManifestFile, Opened, Removed, Replaced, Sealed, Swapped
-from pulzar.varidb.position import NOWHERE, Cursor, Position, unpack_position
+from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
 from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
+from pulzar.varidb.record_files import RecordFiles
 from pulzar.varidb.recovery import Damaged, Recovered, Segment, recover, survey
 from pulzar.varidb.segment import KIND_LOG
 
@@ -84,7 +84,7 @@ class Volume:
         self._lock = lock
         self._manifest = manifest
         self._token = token
-        self._files: OrderedDict[int, tuple[File, int]] = OrderedDict()
+        self.records = RecordFiles(disk, directory, log, self.segments)
         self._reader = LogReader(disk, directory, self.segments, self.active_segment)
 
     @classmethod
@@ -273,52 +273,12 @@ class Volume:
 
     # Reading.
 
-    def read_cached(self, key: bytes, position: Position) -> Record | None:
-        """The record, if no disk has to be waited for; else None: use `read` in a thread.
-
-        Raises Damage, FileNotFoundError (compaction moved it: ask the index again).
-        """
-        file, seed = self._file(position.segment)
-        buffer = file.read_cached(position.length, offset=position.offset)
-        if buffer is None:
-            return None
-        return _checked(key, position, buffer, seed=seed)
-
-    def read(self, key: bytes, position: Position) -> Record:
-        """The record at a position. Any thread. Raises Damage, OSError."""
-        file = self._disk.open(segment_path(self.directory, position.segment))
-        try:
-            buffer = file.read(position.length, offset=position.offset)
-        finally:
-            file.close()
-        return _checked(key, position, buffer, seed=self._seed(position.segment))
-
     def open_blob(self, blob: Blob) -> File:
         """The file of a blob. Any thread. Raises Damage where it is missing."""
         try:
             return self._disk.open(blob_path(self.directory, blob.name))
         except FileNotFoundError:
             raise Damage(f"blob {blob.name} of volume {self.id.hex()} is missing") from None
-
-    def _file(self, segment_id: int) -> tuple[File, int]:
-        """An open file of a segment, and its seed."""
-        cached = self._files.get(segment_id)
-        if cached is not None:
-            self._files.move_to_end(segment_id)
-            return cached
-        file = self._disk.open(segment_path(self.directory, segment_id))
-        self._files[segment_id] = (file, self._seed(segment_id))
-        while len(self._files) > OPEN_FILES_MAX:
-            self._files.popitem(last=False)[1][0].close()
-        return self._files[segment_id]
-
-    def _seed(self, segment_id: int) -> int:
-        if segment_id == self.log.segment:
-            return self.log.seed
-        segment = self.segments.get(segment_id)
-        if segment is None:
-            raise FileNotFoundError(f"segment {segment_id} is gone")
-        return segment.header.seed
 
     # Following.
 
@@ -436,9 +396,7 @@ class Volume:
         self._manifest.append([Removed(segments=segments)])
         self._disk.reached(CrashPoint.RETIRED_REMOVED)
         for segment_id in segments:
-            cached = self._files.pop(segment_id, None)
-            if cached is not None:
-                cached[0].close()
+            self.records.forget(segment_id)
             self.segments.pop(segment_id, None)
             _unlink(self._disk, segment_path(self.directory, segment_id))
         for replaced in due:
@@ -476,9 +434,7 @@ class Volume:
         self._release(clean=False)
 
     def _release(self, *, clean: bool) -> None:
-        for file, _ in self._files.values():
-            file.close()
-        self._files.clear()
+        self.records.close()
         self.log.close()
         self._manifest.close()
         self.index.close(clean=clean)
@@ -490,15 +446,6 @@ def _unpack_place(place: bytes) -> tuple[int, int]:
         return (0, 0)
     segment, offset = _PLACE.unpack(place)
     return int(segment), int(offset)
-
-
-def _checked(key: bytes, position: Position, buffer: bytes, *, seed: int) -> Record:
-    record = rec.decode(buffer, 0, offset=position.offset, seed=seed)
-    if record is None or record.key != key or (record.version, record.seq) != position.order:
-        raise Damage(
-            f"the record at {position.segment}:{position.offset} does not match its checksum"
-        )
-    return record
 
 
 def _unlink(disk: Disk, path: str) -> None:

@@ -209,7 +209,7 @@ def read(volume: Volume, key: bytes) -> State:
     position = volume.index.get(key)
     if position is None or position.type == Type.DELETE:
         return None
-    record = volume.read(key, position)
+    record = volume.records.read(key, position)
     if record.type == Type.PUT:
         return record.value
     blob = decode_blob(record.value)
