@@ -62,7 +62,8 @@ class Server:
         self._clock = clock or SystemClock()
         self._pause = threading.Event()  # never set
         self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._log: IO[bytes] | None = None  # open while it runs
+        self._last_words = ""
         self.url = ""
 
     def __enter__(self) -> Self:
@@ -92,14 +93,17 @@ class Server:
     def launch(self) -> None:
         """Start it and do not wait, ending the one that ran."""
         self.kill()
-        self._log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as on_error:
+            log = on_error.enter_context(tempfile.TemporaryFile())
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+            on_error.pop_all()
+        self._log = log
 
     def wait_ready(self) -> None:
         """Wait for the ready line of a launched server. Raises NotReady and ends it where none
@@ -141,9 +145,9 @@ class Server:
         return self._end(signal.SIGTERM)
 
     def log_tail(self) -> str:
-        """The end of what it wrote on stderr since its last start."""
+        """The end of what it wrote on stderr since its last start, also after its end."""
         if self._log is None:
-            return ""
+            return self._last_words
         end = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, end - LOG_TAIL_BYTES))
         return self._log.read().decode(errors="replace").strip()
@@ -184,7 +188,14 @@ class Server:
                 self._pause.wait(PAUSE_S)
             if process.stdout is not None:
                 process.stdout.close()
+            self._close_log()
         return process.returncode
+
+    def _close_log(self) -> None:
+        self._last_words = self.log_tail()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
 
 def _kill_group(leader: int) -> None:
