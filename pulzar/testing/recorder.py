@@ -15,6 +15,7 @@ Each value is its own label, repeated to the length that the label names, so a r
 exactly which write it shows, and a mixture of two is no value that anybody wrote.
 """
 
+import contextlib
 import json
 import threading
 from collections.abc import Sequence
@@ -246,8 +247,8 @@ class _Client:
 
     def _connected(self) -> HTTPConnection | None:
         """The connection, opened if need be; None where nobody listens."""
-        if self._connection is not None:
-            return self._connection
+        if self._connection is not None and self._connection.sock is not None:
+            return self._connection  # http.client closes it where an answer says so
         address = urlsplit(self._recorder.url)
         connection = HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_S)
         try:
@@ -270,7 +271,10 @@ def _exchange(connection: HTTPConnection, wish: Wish) -> Answer:
     if wish.if_none_match is not None:
         headers["If-None-Match"] = _etag(wish.if_none_match)
     body = None if wish.label is None else value_of(wish.label)
-    connection.request(wish.kind.upper(), PATHS[wish.kind] + quote(wish.key), body, headers)
+    path = PATHS[wish.kind] + quote(wish.key)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        # It may answer before it took the whole body, and then take no more of it.
+        connection.request(wish.kind.upper(), path, body, headers)
     response = connection.getresponse()
     content = response.read()
     version = _version(response.getheader("ETag", ""))
