@@ -4,8 +4,11 @@ The data verbs stand in front, as plain ASGI functions chosen by the beginning o
 rest goes through Starlette's router. PATHS is the list of everything there is.
 
 An error that Pulzar raises on purpose becomes the answer that `problem.py` gives it. Anything
-else is a bug: it is logged with its traceback and answered 500 `internal`. Before an error is
-answered, what the client still sends is read up to a bound, else it might never see the answer.
+else is a bug: it is logged with its traceback and answered 500 `internal`.
+
+A refusal is sent at once, also in the middle of a body. If little of that is left, it is read, and
+the connection serves the next request. Else the refusal says `Connection: close`: without it, a
+client would send its next request behind a body that nobody reads.
 """
 
 import logging
@@ -13,20 +16,20 @@ from difflib import get_close_matches
 from typing import Any
 
 from starlette.routing import Route, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulzar.clock import Clock
-from pulzar.errors import MethodNotAllowed, NotFoundPath, PulzarError
+from pulzar.errors import MethodNotAllowed, NotFoundPath, NotReady, PulzarError
 from pulzar.http.admin import Admin
 from pulzar.http.batch import Batches
-from pulzar.http.body import drain
+from pulzar.http.body import drain, left_to_read
 from pulzar.http.keys import KeyVerbs
 from pulzar.http.listing import Lister
 from pulzar.http.metrics import Metrics, Tally
 from pulzar.http.patience import Patience
 from pulzar.http.problem import Refusal, bug, refusal, shown
 from pulzar.http.values import AnswerBroken
-from pulzar.limits import UPLOAD_CHUNK_TIMEOUT_S
+from pulzar.limits import DRAIN_BYTES_MAX, UPLOAD_CHUNK_TIMEOUT_S
 from pulzar.varidb.entry import Store
 
 _log = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ PATHS: dict[str, tuple[tuple[str, ...], str]] = {
     "/metrics": (("GET", "HEAD"), "metrics"),
 }
 _OTHER = "other"
+_CLOSE = (b"connection", b"close")
 _HINTS = {path.partition("{")[0].rstrip("/"): path for path in PATHS}
 
 
@@ -53,9 +57,12 @@ class App:
 
     def __init__(self, store: Store, *, clock: Clock, chunk_timeout_s: float) -> None:
         self.tally = Tally()
-        patience = Patience(chunk_timeout_s)
+        patience = self._patience = Patience(chunk_timeout_s)
         verbs = KeyVerbs(store, clock=clock, tally=self.tally, patience=patience)
-        self._put, self._get, self._delete = verbs.put, verbs.get, verbs.delete
+        self._put: ASGIApp = verbs.put
+        self._get: ASGIApp = verbs.get
+        self._delete: ASGIApp = verbs.delete
+        self._rest: ASGIApp = self._route
         admin = Admin(store)
         endpoints: dict[str, Any] = {
             "/list_keys/{prefix}": Lister(store).get,
@@ -71,6 +78,12 @@ class App:
             for path, endpoint in endpoints.items()
         ]
         self._router = Router(routes, redirect_slashes=False)
+
+    def close(self) -> None:
+        """Serve nothing more: what still waits for its client is given up, and what is asked
+        from now on is refused."""
+        self._put = self._get = self._delete = self._rest = _closed
+        self._patience.end()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, 3.0."""
@@ -99,7 +112,7 @@ class App:
         finally:
             tally.open -= 1
 
-    async def _rest(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = find_path(scope["path"])
         methods, verb = PATHS[path]
         if scope["method"] not in methods:
@@ -124,11 +137,14 @@ class App:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, answer: Refusal) -> None:
         self.tally.answers[_verb(scope["path"]), answer.status] += 1
-        await drain(scope, receive)
-        start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-        await send(start)
+        left = left_to_read(scope)
+        closes = left is None or left > DRAIN_BYTES_MAX
+        headers = [*answer.headers, _CLOSE] if closes else answer.headers
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": body})
+        if left and not closes:
+            await drain(receive)
 
 
 def build_app(
@@ -154,6 +170,10 @@ def find_path(path: str) -> str:
                 f"there is nothing at {shown(path)}; did you mean {_HINTS[near[0]]} ?"
             )
     raise NotFoundPath(f"there is nothing at {shown(path)}; there is {', '.join(PATHS)}")
+
+
+async def _closed(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise NotReady("the server is stopping")
 
 
 def _verb(path: str) -> str:

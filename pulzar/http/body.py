@@ -13,15 +13,16 @@ from collections.abc import AsyncIterator
 
 from starlette.types import Receive, Scope
 
-from pulzar.errors import BodyTimeout, BodyTruncated, ValueTooLarge
+from pulzar.errors import BodyTimeout, BodyTruncated, NotReady, ValueTooLarge
 from pulzar.http.patience import Patience
-from pulzar.limits import DRAIN_BYTES_MAX, DRAIN_TIMEOUT_S
+from pulzar.limits import DRAIN_TIMEOUT_S
 
-_ENDED = "pulzar.body_ended"  # in the scope: nothing more is to be read
+_STATE = "pulzar.body"  # in the scope, for bodies that did not come in one piece
+_BEGUN, _READ, _BROKEN = "begun", "read", "broken"
 
 
 async def read_exactly(scope: Scope, receive: Receive, length: int, patience: Patience) -> bytes:
-    """A body of known length. Raises BodyTruncated, BodyTimeout."""
+    """A body of known length. Raises BodyTruncated, BodyTimeout, NotReady."""
     if not length:
         return b""
     try:
@@ -29,10 +30,8 @@ async def read_exactly(scope: Scope, receive: Receive, length: int, patience: Pa
     except TimeoutError:
         raise _timeout(scope, patience) from None
     body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        scope[_ENDED] = True
-        if len(body) != length:
-            raise _truncated(scope, len(body), length)
+    if not message.get("more_body", False) and len(body) != length:
+        raise _truncated(scope, len(body), length)
     if len(body) == length:  # nearly always: a small body comes in one piece
         return body
     pieces = read_pieces(scope, receive, length, patience, got=len(body))
@@ -43,6 +42,7 @@ async def read_pieces(
     scope: Scope, receive: Receive, length: int | None, patience: Patience, *, got: int = 0
 ) -> AsyncIterator[bytes]:
     """The pieces of a body as they come; `got` bytes came before. Raises as above."""
+    scope[_STATE] = _BEGUN
     while got != length:
         try:
             message = await patience.wait(receive())
@@ -55,10 +55,10 @@ async def read_pieces(
         if piece:
             yield piece
         if not message.get("more_body", False):
-            scope[_ENDED] = True
             if length is not None and got != length:
                 raise _truncated(scope, got, length)
-            return
+            break
+    scope[_STATE] = _READ
 
 
 async def read_all(
@@ -75,22 +75,24 @@ async def read_all(
     return b"".join(pieces)
 
 
-async def drain(scope: Scope, receive: Receive) -> None:
-    """Read what a refused client still sends, up to a bound, so that it sees the answer.
+def left_to_read(scope: Scope) -> int | None:
+    """How many bytes of the body may still come, at most. None where nobody can tell: it is
+    chunked, or broken off, or the client waits for a `100 Continue` that it will not get."""
+    headers = {name: value for name, value in scope["headers"] if name in _FRAMING}
+    state = scope.get(_STATE)
+    if not headers or state == _READ:
+        return 0
+    length = body_length(headers)
+    unsent = b"expect" in headers and state is None
+    return None if length and (unsent or state == _BROKEN) else length
 
-    A client that waits for `100 Continue` sends nothing, and is not asked to.
-    """
-    names = {name: value for name, value in scope["headers"] if name in _FRAMING}
-    if not names or _ENDED in scope or names.get(b"content-length") == b"0" or b"expect" in names:
-        return
-    left = DRAIN_BYTES_MAX
+
+async def drain(receive: Receive) -> None:
+    """Read the rest of a body and forget it, for a bounded time."""
     try:
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
+            while (await receive()).get("more_body", False):
+                pass
     except TimeoutError:
         return
 
@@ -106,7 +108,7 @@ _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 
 
 def _truncated(scope: Scope, got: int, length: int | None) -> BodyTruncated:
-    scope[_ENDED] = True
+    scope[_STATE] = _BROKEN
     if length is None:
         return BodyTruncated(f"the body ended in the middle, after {got} bytes: nothing was stored")
     return BodyTruncated(
@@ -114,6 +116,8 @@ def _truncated(scope: Scope, got: int, length: int | None) -> BodyTruncated:
     )
 
 
-def _timeout(scope: Scope, patience: Patience) -> BodyTimeout:
-    scope[_ENDED] = True
+def _timeout(scope: Scope, patience: Patience) -> BodyTimeout | NotReady:
+    scope[_STATE] = _BROKEN
+    if patience.is_over:
+        return NotReady("the server is stopping: nothing was stored")
     return BodyTimeout(f"no byte of the body came for {patience.timeout_s:g} s: nothing was stored")

@@ -21,6 +21,7 @@ class Patience:
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
+        self.is_over = False
         self._waiting: dict[asyncio.Task[Any], int] = {}
         self._expired: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -44,15 +45,23 @@ class Patience:
         finally:
             del self._waiting[task]
 
+    def end(self) -> None:
+        """From now on wait for no client: whoever waits, now or later, gets TimeoutError."""
+        self.is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tick()
+
     def _wind(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.timeout_s / TICKS, self._tick)
+        delay_s = 0 if self.is_over else self.timeout_s / TICKS
+        self._timer = loop.call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         for task, ticks in self._waiting.items():
             self._waiting[task] = ticks + 1
-            if ticks == TICKS:
+            if (ticks == TICKS or self.is_over) and task not in self._expired:
                 self._expired.add(task)
                 task.cancel()
         if self._waiting:

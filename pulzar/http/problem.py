@@ -8,13 +8,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from pulzar.errors import (
-    BodyTimeout,
-    MethodNotAllowed,
-    OutcomeUnknown,
-    PulzarError,
-    RangeNotSatisfiable,
-)
+from pulzar.errors import MethodNotAllowed, OutcomeUnknown, PulzarError, RangeNotSatisfiable
 
 MEDIA_TYPE = b"application/problem+json"
 RETRY_AFTER_S = 1
@@ -60,8 +54,6 @@ def refusal(error: PulzarError) -> Refusal:
         headers.append((b"allow", ", ".join(error.allow).encode()))
     elif isinstance(error, RangeNotSatisfiable):
         headers.append((b"content-range", b"bytes */%d" % error.size))
-    elif isinstance(error, BodyTimeout):
-        headers.append((b"connection", b"close"))
     return Refusal(status, headers, body)
 
 

@@ -152,10 +152,23 @@ async def _answers(host: str, port: int) -> None:
 
 
 async def _finish(app: App, serving: "asyncio.Future[None]", grace_s: float) -> None:
-    """Wait for open requests, for `grace_s` at most."""
+    """Wait for open requests, for `grace_s` at most; then give up those that wait for clients.
+
+    `serving` may be left waiting for connections without a request; it ends with the event loop.
+    """
+    await _until_idle(app, serving, grace_s)
+    unfinished = app.tally.open
+    app.close()
+    if unfinished:
+        _log.warning("stopping with %d requests unfinished", unfinished)
+        await _until_idle(app, serving, 2 * FLUSH_GRACE_S)
+
+
+async def _until_idle(app: App, serving: "asyncio.Future[None]", limit_s: float) -> None:
+    """Wait until no connection is left, or until no request was open for a while."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + grace_s
     idle_since = loop.time()
+    deadline = idle_since + limit_s
     while not serving.done():
         now = loop.time()
         if app.tally.open:
@@ -163,9 +176,6 @@ async def _finish(app: App, serving: "asyncio.Future[None]", grace_s: float) -> 
         if now >= deadline or now - idle_since >= FLUSH_GRACE_S:
             break
         await asyncio.wait((serving,), timeout=_POLL_S)
-    if app.tally.open:
-        _log.warning("stopped with %d requests unfinished", app.tally.open)
-    serving.cancel()
 
 
 def _allow_files() -> None:

@@ -107,6 +107,8 @@ async def _stream(
                 return
         await send({"type": "http.response.body", "body": b""})
     except TimeoutError:
+        if patience.is_over:
+            raise AnswerBroken("the server is stopping") from None
         raise AnswerBroken(f"the client took no byte for {patience.timeout_s:g} s") from None
     except PulzarError as error:
         raise AnswerBroken(str(error)) from error

@@ -1,5 +1,7 @@
 """HTTP/1.1 by hand: requests as bytes, broken ones too, and answers as they come off the socket."""
 
+import contextlib
+import errno
 import re
 import socket
 import struct
@@ -53,7 +55,11 @@ class Wire:
 
     def finish(self) -> None:
         """Send no more, and go on reading."""
-        self.socket.shutdown(socket.SHUT_WR)
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # the server ended it before
+                raise
 
     def send(self, content: bytes) -> None:
         self.socket.sendall(content)
@@ -106,6 +112,14 @@ class Wire:
             return self._file.read(1) == b""
         except ConnectionResetError:
             return True
+
+    def everything(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        said = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := self._file.read1(65_536):
+                said += piece
+        return said
 
     def _chunks(self) -> bytes:
         body = b""
