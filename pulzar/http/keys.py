@@ -59,6 +59,7 @@ _PUT_HEADERS = frozenset(
         b"content-length",
         b"content-range",
         b"content-type",
+        b"expect",
         b"host",
         b"if-match",
         b"if-none-match",
@@ -223,6 +224,8 @@ class KeyVerbs:
         content_type = _content_type(asked.get(b"content-type"))
         length = body_length(asked)
         if length is not None and length <= BODY_SMALL_BYTES:
+            if b"expect" in asked:
+                await self._refuse_early(Put(key, b"", content_type, 0, condition))
             body = await read_exactly(scope, receive, length, self._patience)
             expires_s = expires_at(lifetime, self._clock.now_ms()) if lifetime else 0
             written = await self._store.put(Put(key, body, content_type, expires_s, condition))
@@ -252,8 +255,8 @@ class KeyVerbs:
             return await self._store.put(self._dated(put, b"".join(first), lifetime))
 
     async def _refuse_early(self, put: Put) -> None:
-        """A condition that fails now fails before a large body is read, which is as true as
-        later; one that holds is decided by the store when the body is here."""
+        """A condition that fails now fails before a large body is read, or asked for, which is as
+        true as later; one that holds is decided by the store when the body is here."""
         if put.condition is None:
             return
         entry = self._lookup(put.key)
