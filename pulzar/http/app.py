@@ -53,10 +53,12 @@ _HINTS = {path.partition("{")[0].rstrip("/"): path for path in PATHS}
 
 
 class App:
-    """The application over one store. `tally.open` says how many requests are at work."""
+    """The application over one store. `tally.open` says how many requests are at work,
+    `client_timeout_s` how long a client may take or give no byte."""
 
     def __init__(self, store: Store, *, clock: Clock, chunk_timeout_s: float) -> None:
         self.tally = Tally()
+        self.client_timeout_s = chunk_timeout_s
         patience = self._patience = Patience(chunk_timeout_s)
         verbs = KeyVerbs(store, clock=clock, tally=self.tally, patience=patience)
         self._put: ASGIApp = verbs.put

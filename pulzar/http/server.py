@@ -56,7 +56,7 @@ async def serve(
     `on_ready` is given the URL once a request was answered. Raises OSError where it cannot listen
     there, NotReady where no request was answered.
     """
-    listener = listen(host, port)
+    listener = listen(host, port, client_timeout_s=app.client_timeout_s)
     port = listener.getsockname()[1]
     _allow_files()
     server = _Server(app, listener, host, port)
@@ -74,8 +74,12 @@ async def serve(
         await _finish(app, serving, grace_s)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError."""
+def listen(host: str, port: int, *, client_timeout_s: float) -> socket.socket:
+    """A listening socket. Raises OSError.
+
+    Its connections are cut by the kernel when a client takes no byte for `client_timeout_s`: a
+    small value is out of the application's hands while its client does not read it.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -83,6 +87,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         # So that a restart need not wait for the connections of the server before.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        timeout_ms = round(client_timeout_s * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)

@@ -18,8 +18,12 @@ from starlette.types import Receive, Send
 from pulzar.errors import PulzarError
 from pulzar.http.patience import Patience
 from pulzar.http.ranges import Layout, Piece, content_range, multipart
-from pulzar.limits import CONTENT_TYPE_DEFAULT, SEGMENT_VALUE_BYTES_MAX
+from pulzar.limits import CONTENT_TYPE_DEFAULT, KIB, SEGMENT_VALUE_BYTES_MAX
 from pulzar.varidb.entry import Entry, Store
+
+# Granian queues several messages for a client that does not take them. Smaller pieces cost speed,
+# larger ones memory for each slow reader.
+_PIECE_BYTES = 256 * KIB
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -80,7 +84,8 @@ async def _body(
         chunks = store.chunks(key, entry, start=piece.start, end=piece.end)
         try:
             async for chunk in chunks:
-                yield chunk
+                for at in range(0, len(chunk), _PIECE_BYTES):
+                    yield chunk[at : at + _PIECE_BYTES]
         finally:
             if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()  # now, not when it is collected: it holds a file

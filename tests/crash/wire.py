@@ -27,10 +27,15 @@ class Answer(NamedTuple):
 class Wire:
     """One connection to the server at `url`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, receive_bytes: int = 0) -> None:
+        """`receive_bytes` makes the buffer small in which answers wait to be read."""
         address = urlsplit(url)
-        self.socket = socket.create_connection((address.hostname, address.port), TIMEOUT_S)
+        self.socket = socket.socket()
+        self.socket.settimeout(TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_bytes:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.connect((address.hostname, address.port))
         self._file = self.socket.makefile("rb")
 
     def __enter__(self) -> Self:
