@@ -1,6 +1,7 @@
 """Real servers: one of its own for a test that kills it, one shared by a module otherwise."""
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,12 @@ import pytest
 import urllib3
 
 from pulzar.client.process import Server
+from pulzar.limits import MIB
 from tests.crash.wire import answered, open_requests, wait_until
 
 MakeServer: TypeAlias = Callable[..., Server]
+
+DISK_BYTES = 64 * MIB  # of a small disk
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +70,21 @@ def data() -> Iterator[str]:
     directory = tempfile.mkdtemp(prefix="pulzar-crash-")
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of DISK_BYTES, in memory."""
+    options = f"size={DISK_BYTES}"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp_path)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"a file system of its own needs root: {mounted.stderr.decode().strip()}")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.fixture

@@ -165,9 +165,9 @@ def chunked(body: bytes, *sizes: int) -> bytes:
 
 
 def exchange(url: str, content: bytes) -> Answer:
-    """One request on a connection of its own."""
+    """One request on a connection of its own. It may be answered before it was all sent."""
     with Wire(url) as wire:
-        wire.send(content)
+        wire.send_what_fits(content)
         return wire.answer()
 
 
