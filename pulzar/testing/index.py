@@ -42,6 +42,14 @@ class DictIndex:
             self._take(key, position)
         self._cursor, self._place = cursor, place
 
+    def append(
+        self, items: Sequence[tuple[bytes, Position]], cursor: Cursor, place: bytes = b""
+    ) -> None:
+        newest = max((one.version for one in self.entries.values()), default=0)
+        if any(position.version <= newest for _, position in items):
+            raise AssertionError("an index was told that something older is new")
+        self.apply(items, cursor, place)
+
     def load(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> None:
         for key, entry in zip(keys, entries, strict=True):
             self._take(key, unpack_position(key, entry))

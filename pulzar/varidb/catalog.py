@@ -39,6 +39,7 @@ from pulzar.varidb.catalog_row import (
     decide,
     pack_deleted,
     pack_loaded,
+    pack_newest,
     pack_row,
     refilled,
     unpack_deleted,
@@ -48,6 +49,7 @@ from pulzar.varidb.catalog_row import (
 from pulzar.varidb.entry import Entry, Listing, Status
 from pulzar.varidb.index import put_sorted
 from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
+from pulzar.varidb.record import Type
 from pulzar.varidb.view import View
 
 __all__ = ["Catalog", "Change"]
@@ -191,8 +193,13 @@ class Catalog:
             if self._loading:
                 self._write_unsorted(transaction)
                 transaction.delete(_LOADING, db=self.view.tables["cursors"])
+            deletes = bool(transaction.stat(self._deletes)["entries"])
             for change in changes:
-                self._apply(transaction, change, holder, change.seq or cursor.seq)
+                seq = change.seq or cursor.seq
+                if change.newest:
+                    self._apply_newest(transaction, change, holder, seq, deletes=deletes)
+                else:
+                    self._apply(transaction, change, holder, seq)
             self.view.put_cursor(transaction, b"%d" % holder, cursor)
         self._loading = False
 
@@ -272,6 +279,40 @@ class Catalog:
             if isinstance(known, Row):
                 transaction.delete(key, db=table)
         self._order(transaction, key, known, new)
+
+    def _apply_newest(
+        self,
+        transaction: "lmdb.Transaction[bytes]",
+        change: Change,
+        holder: int,
+        seq: int,
+        *,
+        deletes: bool,
+    ) -> None:
+        """As `_apply`, where it is known what is there. `deletes`: some key is deleted."""
+        key, old = change.key, change.replaces
+        table = self._table(key)
+        expires = change.expires_s
+        old_expires = 0 if old is None else old.expires_s
+        if change.type == Type.DELETE:
+            transaction.put(key, pack_deleted(key, change.version), db=self._deletes)
+            transaction.delete(key, db=table)
+        else:
+            transaction.put(key, pack_newest(change, holder=holder, seq=seq), db=table)
+            if old is None and deletes:
+                transaction.delete(key, db=self._deletes)
+        if key >= _FIRST_USER_KEY:
+            if old is not None:
+                order = _ORDER.pack(old.created_ms) + key
+                self._unsorted.discard(order)
+                transaction.delete(order, db=self._created)
+            if change.type != Type.DELETE:
+                transaction.put(_ORDER.pack(change.created_ms) + key, b"", db=self._created)
+        if old_expires != expires:
+            if old_expires:
+                transaction.delete(_ORDER.pack(old_expires) + key, db=self._expiry)
+            if expires:
+                transaction.put(_ORDER.pack(expires) + key, b"", db=self._expiry)
 
     def _order(
         self,

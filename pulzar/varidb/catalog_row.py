@@ -66,7 +66,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
     `inline`: the value, if it is one of at most INLINE_BYTES_MAX, else None. `seq` 0: not known,
     but behind everything that came before. `complete` False: content type and inline value are
-    not known.
+    not known. `newest`: it is known to be newer than all records of its key, and `replaces` is the
+    entry that the catalog has of the key, if any: then it need not look.
     """
 
     key: bytes
@@ -79,6 +80,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     inline: bytes | None = None
     seq: int = 0
     complete: bool = True
+    newest: bool = False
+    replaces: Entry | None = None
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -194,6 +197,25 @@ def pack_row(key: bytes, row: Row) -> bytes:
         ) + _holders(len(holders)).pack(*chain.from_iterable(holders))
     rest = fixed + row.content_type + row.inline
     return int(_crc32c(_crc32c(0, key), rest)).to_bytes(4, "little") + rest
+
+
+def pack_newest(change: Change, *, holder: int, seq: int) -> bytes:
+    """What `decide` and `pack_row` make of a PUT or BLOB of a new version, only faster."""
+    content_type, inline = change.content_type.encode(), change.inline
+    flags = SEEN | COMPLETE if inline is None else SEEN | COMPLETE | INLINE
+    rest = _ONE_HOLDER.pack(
+        change.version,
+        change.size,
+        change.created_ms,
+        change.expires_s,
+        flags,
+        1,
+        len(content_type),
+        holder,
+        seq << 1,
+    )
+    rest += content_type + inline if inline is not None else content_type
+    return int(_crc32c(_crc32c(0, change.key), rest)).to_bytes(4, "little") + rest
 
 
 def pack_loaded(key: bytes, entry: bytes, holder: int) -> tuple[int, int, bytes] | None:

@@ -50,6 +50,9 @@ class IndexView(IndexReader, Protocol):
     def apply(self, items: Sequence[Item], cursor: Cursor, place: bytes = b"") -> None:
         """Take in positions; the larger (version, seq) wins. The cursor goes with them."""
 
+    def append(self, items: Sequence[Item], cursor: Cursor, place: bytes = b"") -> None:
+        """As apply, for positions of which each is newer than all that are there."""
+
     def load(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> None:
         """As apply, for the columns of a footer, without a cursor."""
 

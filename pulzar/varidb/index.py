@@ -86,6 +86,19 @@ class Index:
                     put(key, pack_position(key, position), db=table)
             self.view.put_cursor(transaction, _LOG, cursor, place)
 
+    def append(
+        self, items: Sequence[tuple[bytes, Position]], cursor: Cursor, place: bytes = b""
+    ) -> None:
+        """As `apply`, without a look: each position is newer than all that are there.
+
+        Raises OutOfSpace (nothing is applied), ViewBroken.
+        """
+        with self.view.write(rows=len(items), size=len(items) * _ROW_BYTES) as transaction:
+            put, table = transaction.put, self._table
+            for key, position in items:
+                put(key, pack_position(key, position), db=table)
+            self.view.put_cursor(transaction, _LOG, cursor, place)
+
     def load(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> None:
         """Take in the columns of a footer: by key, of one key the newest first. No cursor.
 

@@ -46,6 +46,7 @@ from pulzar.varidb.recovery import Damaged, Recovered, Segment, recover, survey
 from pulzar.varidb.segment import KIND_LOG
 
 _PLACE = struct.Struct("<QQ")
+_UNKNOWN = 1 << 64  # larger than every version
 _PLAIN = frozenset({Type.PUT, Type.DELETE})
 
 
@@ -80,6 +81,7 @@ class Volume:
         self.damaged: list[Damaged] = []
         self.last_opening = b""
         self.segments: dict[int, Segment] = {}
+        self._version_max = _UNKNOWN  # of all records; known from the first EPOCH on
         self._disk = disk
         self._lock = lock
         self._manifest = manifest
@@ -215,12 +217,24 @@ class Volume:
         `cursor` and `place` are those of when the batch was settled.
         """
         items: list[Item] = []
+        newest, version_max = True, self._version_max
         for record, position in zip(batch.records, batch.positions, strict=True):
+            version = position.version
+            if version > version_max:
+                version_max = version
+            elif version:
+                newest = False
             if position.type in _PLAIN:
                 items.append((record.key, position))
             elif position.type in KEYED or position.type in KEPT_FOREVER:
                 items += index_items(record.key, record.value, position)
-        self.index.apply(items, cursor, place)
+                if position.type == Type.EPOCH and version_max == _UNKNOWN:
+                    version_max = version  # it was promised: all that came before is smaller
+        if newest:
+            self.index.append(items, cursor, place)
+        else:
+            self.index.apply(items, cursor, place)
+        self._version_max = version_max
         self._disk.reached(CrashPoint.COMMIT_INDEXED)
 
     def append(self, records: Sequence[Record], *, now_ms: int) -> None:

@@ -21,7 +21,7 @@ from pulzar.varidb.blob import Blob, encode_blob
 from pulzar.varidb.catalog import Catalog, Change
 from pulzar.varidb.commit import Committer, Write
 from pulzar.varidb.condition import Condition
-from pulzar.varidb.entry import Delete, Put, Written
+from pulzar.varidb.entry import Delete, Entry, Put, Written
 from pulzar.varidb.record import Record, Type, encode_meta, epoch_of, make_version
 from pulzar.varidb.turns import Turns
 
@@ -84,7 +84,7 @@ class Writer:
             return
         self.expired_total += 1
         self.superseded_bytes += entry.size
-        record, change = self._delete_record(key)
+        record, change = self._delete_record(key, entry)
         await self._submit(record, change)
 
     async def many(self, operations: Sequence[Put | Delete]) -> list[Written | PulzarError]:
@@ -142,12 +142,12 @@ class Writer:
             if condition is not None and not condition.holds(version):
                 raise _failed_condition(condition, version)
             if isinstance(operation, Put):
-                record, change = self._put_record(operation, blob)
+                record, change = self._put_record(operation, blob, entry)
                 self.puts_total += 1
             elif entry is None:
                 raise KeyNotFound("there is no such key")
             else:
-                record, change = self._delete_record(operation.key)
+                record, change = self._delete_record(operation.key, entry)
                 self.deletes_total += 1
         except BaseException:  # the turn must go on, whatever it was
             self._turns.give(operation.key)
@@ -156,7 +156,9 @@ class Writer:
             self.superseded_bytes += entry.size
         return record, change, _written(record, change, created=version is None)
 
-    def _put_record(self, put: Put, blob: Blob | None) -> tuple[Record, Change]:
+    def _put_record(
+        self, put: Put, blob: Blob | None, entry: Entry | None
+    ) -> tuple[Record, Change]:
         if not self._has_room():
             raise OutOfSpace("the disk is full up to its reserve: delete something, or add room")
         value = put.value if blob is None else encode_blob(blob)
@@ -171,16 +173,16 @@ class Writer:
             expires_s=put.expires_s,
         )
         inline = value if blob is None and size <= INLINE_BYTES_MAX else None
-        return record, _change(record, size, put.content_type, inline)
+        return record, _change(record, size, put.content_type, inline, entry)
 
-    def _delete_record(self, key: bytes) -> tuple[Record, Change]:
+    def _delete_record(self, key: bytes, entry: Entry) -> tuple[Record, Change]:
         record = Record(
             type=Type.DELETE,
             key=key,
             version=self._next_version(),
             created_ms=self._clock.now_ms(),
         )
-        return record, _change(record, 0, "", None)
+        return record, _change(record, 0, "", None, entry)
 
     def _next_version(self) -> int:
         if self._version & _COUNTER_MASK == _COUNTER_MASK:
@@ -200,16 +202,25 @@ def _failed_condition(condition: Condition, version: int | None) -> ConditionFai
     return ConditionFailed(f'the key is at version "{version:016x}"')
 
 
-def _change(record: Record, size: int, content_type: str, inline: bytes | None) -> Change:
+def _change(
+    record: Record,
+    size: int,
+    content_type: str,
+    inline: bytes | None,
+    entry: Entry | None,
+) -> Change:
+    """For the catalog. `entry` is what it has of the key: the turn keeps that so until then."""
     return Change(
-        key=record.key,
-        type=record.type,
-        version=record.version,
-        size=size,
-        created_ms=record.created_ms,
-        expires_s=record.expires_s,
-        content_type=content_type,
-        inline=inline,
+        record.key,
+        record.type,
+        record.version,
+        size,
+        record.created_ms,
+        record.expires_s,
+        content_type,
+        inline,
+        newest=True,
+        replaces=entry,
     )
 
 
