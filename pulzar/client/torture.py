@@ -319,7 +319,7 @@ def torture(
 def verify(directory: str, report: Report, *, clock: Clock | None = None) -> None:
     """Start the server once more and judge every key by the ledgers on disk."""
     with _server(directory, clock or SystemClock()) as server:
-        with Client(server.url, timeout_s=ANSWER_S_MAX) as client:
+        with Client(server.url, patience_s=0, timeout_s=ANSWER_S_MAX) as client:
             listed = {item.key for item in client.list_keys(KEYS)}
             for path in sorted(os.listdir(os.path.join(directory, "ledger"))):
                 with open(os.path.join(directory, "ledger", path), "rb") as file:
