@@ -9,6 +9,7 @@ nothing that was acknowledged.
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ from pulzar.varidb.store import LocalStore, StoreOptions, open_store
 
 OUR_NAMES = {"volume", "volume.views", "catalog.views", "lost+found"}
 FAILURE_GRACE_S = 0.5
+GC_THRESHOLD = 10_000  # new objects between two collections; Python's own default is 700
 FAILURE_EXIT_CODE = 3  # as for every other Unavailable, see cli/exit.py
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: Callable[[s
         ),
     )
     failure = asyncio.create_task(_stop_at_failure(store, stop))
+    _calm_collector()
     try:
         if not stop.is_set():
             app = build_app(store, clock=clock, chunk_timeout_s=config.client_timeout_s)
@@ -85,6 +88,14 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: Callable[[s
     if failed:
         raise Unavailable(failure.result())
     log.info("stopped")
+
+
+def _calm_collector() -> None:
+    """Look for garbage less often: requests leave cycles only where they fail. What is there when
+    the server starts stays, and need not be looked at again (1 to 2 us of a PUT)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 def check_data_directory(disk: Disk, directory: str) -> None:
