@@ -10,6 +10,8 @@ from pulzar.client.process import Server
 from pulzar.testing.linearizability import Outcome, check
 from pulzar.testing.recorder import Recorder, value_of
 
+pytestmark = pytest.mark.slow
+
 ALL_END_S = 2.0  # it is to take one; this machine may be busy
 KILLS = 6
 VALUE = value_of("kept.5000000")
@@ -49,7 +51,6 @@ def test_all_end_with_any_one_and_a_restart_has_everything(
     assert http.request("GET", f"{server.url}/get_key/gone").status == 404
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value_bytes", [(16, 900), (16, 4000, 1_500_000)], ids=["small", "large"])
 def test_one_history_goes_on_across_kills(server: Server, value_bytes: tuple[int, ...]) -> None:
     recorder = Recorder(server.url, keys=["a", "b"], value_bytes=value_bytes, processes=4)

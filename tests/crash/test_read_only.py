@@ -12,6 +12,8 @@ from pulzar.errors import NotReady
 from tests.crash.conftest import MakeServer
 from tests.crash.wire import exchange, put, value
 
+pytestmark = pytest.mark.slow
+
 CANNOT_OPEN = 6  # docs/cli.md
 
 

@@ -21,6 +21,8 @@ from tests.crash.wire import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"client_timeout": "1s"}
 TIMEOUT_S = 1.0
 ENDED_S_MAX = 3.0  # of a timeout of one second; this machine may be busy
@@ -77,7 +79,6 @@ def test_an_upload_that_stands_still_is_ended(shared: Server) -> None:
     wait_until(lambda: open_requests(shared.url) == 0, "all have ended")
 
 
-@pytest.mark.slow
 def test_clients_that_are_slow_but_steady_are_served(shared: Server) -> None:
     """The bound is on the wait for the next byte, not on the whole."""
     word = b"steady"
@@ -100,7 +101,6 @@ def test_clients_that_are_slow_but_steady_are_served(shared: Server) -> None:
     assert b"".join(pieces) == BIG
 
 
-@pytest.mark.slow
 def test_readers_that_stand_still_hold_neither_memory_nor_others(shared: Server) -> None:
     before = resident_bytes(shared)
     with ExitStack() as stack:

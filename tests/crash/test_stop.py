@@ -14,6 +14,8 @@ from pulzar.testing.linearizability import check
 from pulzar.testing.recorder import Recorder, value_of
 from tests.crash.wire import PAUSE, Wire, chunked, get, put, request, value, wait_until
 
+pytestmark = pytest.mark.slow
+
 LARGE = value_of("large.5000000")
 
 
@@ -80,7 +82,6 @@ def test_requests_under_way_are_finished(server: Server, number: signal.Signals)
     assert value(server.url, "streamed") == LARGE
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_stuck_requests_hold_up_a_stop_no_longer_than_the_grace(
     server: Server, http: urllib3.PoolManager
@@ -157,7 +158,6 @@ def test_sigkill_in_the_middle_of_a_stop_loses_nothing(server: Server) -> None:
     assert value(server.url, "half") is None
 
 
-@pytest.mark.slow
 def test_sigterm_at_any_moment_of_a_start_is_a_clean_end(server: Server) -> None:
     with Wire(server.url) as wire:
         wire.send(put("key", b"value"))

@@ -10,6 +10,8 @@ from pulzar.client.process import Server
 from pulzar.testing.linearizability import Outcome, check
 from pulzar.testing.recorder import Recorder
 
+pytestmark = pytest.mark.slow
+
 WRITERS = 6
 
 

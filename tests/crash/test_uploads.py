@@ -66,6 +66,7 @@ def test_an_upload_that_breaks_off_changes_nothing(
     assert value(url, key) == b"after"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blob", "chunked blob"])
 def test_a_kill_in_the_middle_of_an_upload_leaves_nothing_behind(
     server: Server, data: str, name: str
