@@ -15,7 +15,6 @@ A key is in one of keys, reserved, deletes at most. What a record does to it is 
 catalog_row.py. Everything that one batch of records changes, cursor included, is one transaction.
 """
 
-import struct
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import islice
@@ -33,6 +32,7 @@ from pulzar.limits import (
 )
 from pulzar.varidb.catalog_row import (
     COMPLETE,
+    ORDER,
     Change,
     Row,
     change_of,
@@ -56,7 +56,6 @@ __all__ = ["Catalog", "Change"]
 
 _TABLES = ("keys", "reserved", "deletes", "created", "expiry")
 _FIRST_USER_KEY = b"\x01"
-_ORDER = struct.Struct(">Q")
 _ROW_BYTES = 3 * KEY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + INLINE_BYTES_MAX
 _LOADED_ROW_BYTES = 80  # without its key
 _LOADING = b"loading"  # a cursor's name, while the catalog is being filled from footers
@@ -148,7 +147,7 @@ class Catalog:
         try:
             with self._begin(self._expiry) as transaction:
                 for order in islice(transaction.cursor().iternext(values=False), limit):
-                    if _ORDER.unpack_from(order)[0] > now_s:
+                    if ORDER.unpack_from(order)[0] > now_s:
                         break
                     key = order[8:]
                     packed = transaction.get(key, None, self._table(key))
@@ -164,10 +163,10 @@ class Catalog:
     ) -> list[tuple[int, bytes]]:
         """Users' keys created in start..end (exclusive), as (created ms, key) in that order,
         strictly behind `after`. Raises ViewBroken."""
-        start = _ORDER.pack(start_ms)
+        start = ORDER.pack(start_ms)
         if after is not None:
-            start = max(start, _ORDER.pack(after[0]) + after[1] + b"\0")
-        end = _ORDER.pack(end_ms)
+            start = max(start, ORDER.pack(after[0]) + after[1] + b"\0")
+        end = ORDER.pack(end_ms)
         found: list[tuple[int, bytes]] = []
         try:
             with self._begin(self._created) as transaction:
@@ -176,7 +175,7 @@ class Catalog:
                     for order in islice(table.iternext(values=False), limit):
                         if order >= end:
                             break
-                        found.append((_ORDER.unpack_from(order)[0], order[8:]))
+                        found.append((ORDER.unpack_from(order)[0], order[8:]))
         except lmdb.Error as error:
             raise self.view.failure(error) from error
         return found
@@ -303,16 +302,16 @@ class Catalog:
                 transaction.delete(key, db=self._deletes)
         if key >= _FIRST_USER_KEY:
             if old is not None:
-                order = _ORDER.pack(old.created_ms) + key
+                order = ORDER.pack(old.created_ms) + key
                 self._unsorted.discard(order)
                 transaction.delete(order, db=self._created)
             if change.type != Type.DELETE:
-                transaction.put(_ORDER.pack(change.created_ms) + key, b"", db=self._created)
+                transaction.put(ORDER.pack(change.created_ms) + key, b"", db=self._created)
         if old_expires != expires:
             if old_expires:
-                transaction.delete(_ORDER.pack(old_expires) + key, db=self._expiry)
+                transaction.delete(ORDER.pack(old_expires) + key, db=self._expiry)
             if expires:
-                transaction.put(_ORDER.pack(expires) + key, b"", db=self._expiry)
+                transaction.put(ORDER.pack(expires) + key, b"", db=self._expiry)
 
     def _order(
         self,
@@ -326,16 +325,16 @@ class Catalog:
         created, expires = _times(new)
         if old_created != created and key >= _FIRST_USER_KEY:
             if old_created is not None:
-                order = _ORDER.pack(old_created) + key
+                order = ORDER.pack(old_created) + key
                 self._unsorted.discard(order)
                 transaction.delete(order, db=self._created)
             if created is not None:
-                transaction.put(_ORDER.pack(created) + key, b"", db=self._created)
+                transaction.put(ORDER.pack(created) + key, b"", db=self._created)
         if old_expires != expires:
             if old_expires:
-                transaction.delete(_ORDER.pack(old_expires) + key, db=self._expiry)
+                transaction.delete(ORDER.pack(old_expires) + key, db=self._expiry)
             if expires:
-                transaction.put(_ORDER.pack(expires) + key, b"", db=self._expiry)
+                transaction.put(ORDER.pack(expires) + key, b"", db=self._expiry)
 
     def _load(
         self,
@@ -347,26 +346,11 @@ class Catalog:
         """Users' keys: those of which nothing is known at once, the others one by one."""
         known = _known(transaction.cursor(self._keys), keys)
         known |= _known(transaction.cursor(self._deletes), keys)
-        rows: list[tuple[bytes, bytes]] = []
-        expiry: list[tuple[bytes, bytes]] = []
-        rest: list[tuple[bytes, bytes]] = []
-        last = b""
-        for key, entry in zip(keys, entries, strict=True):
-            found = None
-            if key != last and key not in known:
-                found = pack_loaded(key, entry, holder)
-            last = key
-            if found is None:
-                rest.append((key, entry))
-                continue
-            created_ms, expires_s, row = found
-            rows.append((key, row))
-            self._unsorted.add(_ORDER.pack(created_ms) + key)
-            if expires_s:
-                expiry.append((_ORDER.pack(expires_s) + key, b""))
-        put_sorted(transaction.cursor(self._keys), rows)
-        put_sorted(transaction.cursor(self._expiry), sorted(expiry))
-        for key, entry in rest:
+        loaded = pack_loaded(keys, entries, holder=holder, known=known)
+        put_sorted(transaction.cursor(self._keys), loaded.rows)
+        put_sorted(transaction.cursor(self._expiry), [(row, b"") for row in sorted(loaded.expiry)])
+        self._unsorted.update(loaded.created)
+        for key, entry in loaded.rest:
             self._load_one(transaction, key, entry, holder)
 
     def _load_one(

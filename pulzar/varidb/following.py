@@ -13,11 +13,11 @@ import msgspec
 
 from pulzar.disk import Disk
 from pulzar.errors import Damage
-from pulzar.limits import BATCH_RECORDS_MAX, FOLLOW_PLACES_MAX
+from pulzar.limits import FOLLOW_PLACES_MAX, LOAD_ROWS_MAX
 from pulzar.varidb.blob import decode_blob
-from pulzar.varidb.footer import Footer, entry_type, position_of, read_footer
+from pulzar.varidb.footer import Footer, position_of, read_footer
 from pulzar.varidb.log import segment_path
-from pulzar.varidb.position import Cursor, Position, unpack_position
+from pulzar.varidb.position import ENTRY_TYPE_AT, Cursor, Position, pack_position, unpack_position
 from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
 from pulzar.varidb.recovery import Segment
 from pulzar.varidb.segment import KIND_LOG, SEGMENT_HEADER_BYTES, Found, read_record, scan
@@ -140,10 +140,8 @@ def blob_items(
     file = disk.open(segment_path(directory, segment.id))
     items: list[Item] = []
     try:
-        for key, entry in zip(keys, entries, strict=True):
-            if entry_type(entry) != Type.BLOB:
-                continue
-            position = unpack_position(key, entry)
+        for number in [n for n, entry in enumerate(entries) if entry[ENTRY_TYPE_AT] == Type.BLOB]:
+            position = unpack_position(keys[number], entries[number])
             record = read_record(
                 file,
                 offset=position.offset,
@@ -175,15 +173,27 @@ def load_segment(
         items += blob_items(disk, directory, segment, footer.keys, footer.entries)
         index.apply(items, cursor, place)
         return
-    items = []
+    newest: dict[bytes, Position] = {}
     for found in found_records(disk, directory, segment, start=start):
         if found.header.type in KEYED or found.header.type in KEPT_FOREVER:
             value = found.record.value if found.record is not None else None
-            items += index_items(found.header.key, value, position_in(segment.id, found))
-        if len(items) >= BATCH_RECORDS_MAX:
-            index.apply(items, cursor, place)
-            items = []
-    index.apply(items, cursor, place)
+            for key, position in index_items(
+                found.header.key, value, position_in(segment.id, found)
+            ):
+                present = newest.get(key)
+                if present is None or position.order > present.order:
+                    newest[key] = position
+        if len(newest) >= LOAD_ROWS_MAX:
+            _load(index, newest)
+    _load(index, newest)
+    index.apply([], cursor, place)
+
+
+def _load(index: IndexView, newest: dict[bytes, Position]) -> None:
+    """Tell the index what was gathered, sorted, in one piece."""
+    keys = sorted(newest)
+    index.load(keys, [pack_position(key, newest[key]) for key in keys])
+    newest.clear()
 
 
 class LogReader:

@@ -40,7 +40,13 @@ import msgspec
 
 from pulzar.disk import File
 from pulzar.errors import Damage
-from pulzar.varidb.position import POSITION_BYTES, Position, pack_position, unpack_position
+from pulzar.varidb.position import (
+    ENTRY_TYPE_AT,
+    POSITION_BYTES,
+    Position,
+    pack_position,
+    unpack_position,
+)
 from pulzar.varidb.record import KEPT_FOREVER, KEYED, padded
 from pulzar.varidb.segment import SEGMENT_HEADER_BYTES, Found, SegmentHeader
 
@@ -271,7 +277,7 @@ def entry_place(entry: bytes) -> tuple[int, int]:
 
 def entry_type(entry: bytes) -> int:
     """The record type of a packed position, without checking it."""
-    return entry[12]
+    return entry[ENTRY_TYPE_AT]
 
 
 def _probes(key: bytes, bits: int) -> Iterator[int]:

@@ -14,13 +14,19 @@ import lmdb
 from pulzar.errors import Damage
 from pulzar.limits import KEY_BYTES_MAX, VIEW_MAP_BYTES
 from pulzar.varidb.footer import entry_order
-from pulzar.varidb.position import POSITION_BYTES, Cursor, Position, pack_position, unpack_position
+from pulzar.varidb.position import (
+    ENTRY_TYPE_AT,
+    POSITION_BYTES,
+    Cursor,
+    Position,
+    pack_position,
+    unpack_position,
+)
 from pulzar.varidb.record import Type
 from pulzar.varidb.view import View
 
 _TABLE = "positions"
 _LOG = b"log"  # the cursor's name
-_TYPE_AT = 12
 _ROW_BYTES = KEY_BYTES_MAX + POSITION_BYTES
 _LOAD_ROWS = 65_536  # looked up at once while loading
 
@@ -177,7 +183,7 @@ class Index:
         try:
             with self._begin(self._table) as transaction:
                 entries = transaction.cursor().iternext(keys=False)
-                return sum(entry[_TYPE_AT] in (Type.PUT, Type.BLOB) for entry in entries)
+                return sum(entry[ENTRY_TYPE_AT] in (Type.PUT, Type.BLOB) for entry in entries)
         except lmdb.Error as error:
             raise self.view.failure(error) from error
 

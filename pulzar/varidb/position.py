@@ -24,6 +24,7 @@ import msgspec
 from pulzar.errors import Damage
 
 POSITION_BYTES = 64
+ENTRY_TYPE_AT = 12
 
 _ENTRY = struct.Struct("<IIIBBHIIQQQQQ")
 _CHECKSUM = struct.Struct("<I")
