@@ -46,7 +46,8 @@ class Patience:
             del self._waiting[task]
 
     def end(self) -> None:
-        """From now on wait for no client: whoever waits, now or later, gets TimeoutError."""
+        """From now on wait for no client: the ticks follow each other without a pause, and whoever
+        waits, now or later, gets TimeoutError."""
         self.is_over = True
         if self._timer is not None:
             self._timer.cancel()
@@ -61,7 +62,7 @@ class Patience:
         self._timer = None
         for task, ticks in self._waiting.items():
             self._waiting[task] = ticks + 1
-            if (ticks == TICKS or self.is_over) and task not in self._expired:
+            if ticks == TICKS:
                 self._expired.add(task)
                 task.cancel()
         if self._waiting:

@@ -16,13 +16,13 @@ from pulzar.errors import Damage, SegmentMissing, VolumeInUse
 from pulzar.varidb.blob import Blob, blob_names, blob_path, check_chunk, chunk_range, decode_blob
 from pulzar.varidb.following import footer_of, found_records
 from pulzar.varidb.footer import entry_order
-from pulzar.varidb.identity import LOCK_NAME, read_identity
+from pulzar.varidb.identity import IDENTITY_NAME, LOCK_NAME, read_identity
 from pulzar.varidb.log import segment_path
-from pulzar.varidb.manifest import ManifestFile
+from pulzar.varidb.manifest import Lost, ManifestFile
 from pulzar.varidb.position import NOWHERE
 from pulzar.varidb.record import KEYED, Type
-from pulzar.varidb.recovery import Recovered, Segment, recover, survey
-from pulzar.varidb.segment import SEGMENT_HEADER_BYTES, Found, scan
+from pulzar.varidb.recovery import Recovered, Segment, Survey, recover, survey
+from pulzar.varidb.segment import SEGMENT_HEADER_BYTES, Found, scan, segment_name
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -54,7 +54,7 @@ class Inspected(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def _opened(directory: str, disk: Disk) -> Iterator[tuple[ManifestFile, list[Segment], list[int]]]:
+def _opened(directory: str, disk: Disk) -> Iterator[tuple[ManifestFile, Survey]]:
     """The parts of a volume that nobody else has open. Raises OpenError, OSError."""
     identity = read_identity(disk, directory)
     try:
@@ -63,8 +63,8 @@ def _opened(directory: str, disk: Disk) -> Iterator[tuple[ManifestFile, list[Seg
         raise VolumeInUse(f"{directory} is in use: stop its server first") from None
     try:
         manifest = ManifestFile(disk, directory)
-        segments, others = survey(disk, directory, manifest, volume_id=identity.id, is_copy=False)
-        yield manifest, segments, others
+        is_copy = manifest.is_copy(disk.file_id(f"{directory}/{IDENTITY_NAME}"))
+        yield manifest, survey(disk, directory, manifest, volume_id=identity.id, is_copy=is_copy)
     finally:
         lock.release()
 
@@ -75,18 +75,22 @@ def check(directory: str, disk: Disk) -> Iterator[Finding]:
     Raises NotAVolume, VolumeInUse, VolumeTooNew, OSError.
     """
     try:
-        with _opened(directory, disk) as (manifest, segments, others):
+        with _opened(directory, disk) as (manifest, found):
             if manifest.bad_lines:
                 yield Finding(
                     "note", "MANIFEST", f"{manifest.bad_lines} lines do not match their checksums"
                 )
-            for number in others:
+            for line in found.lines:
+                if isinstance(line, Lost):
+                    names = ", ".join(map(segment_name, line.segments))
+                    yield Finding("note", "segments", f"{names} came after this copy was begun")
+            for number in found.others:
                 yield Finding("note", f"segments/{number:08d}.seg", "no valid segment header")
             recovered = recover(
                 disk,
                 directory,
-                segments,
-                others,
+                found.segments,
+                found.others,
                 named=manifest.state.segments.keys(),
                 known=NOWHERE,
                 place=(0, 0),
@@ -177,10 +181,10 @@ def inspect(directory: str, disk: Disk) -> Iterator[Inspected]:
 
     Raises OpenError, OSError.
     """
-    with _opened(directory, disk) as (_, segments, _):
-        for segment in segments:
-            for found in found_records(disk, directory, segment):
-                yield _inspected(segment.id, found)
+    with _opened(directory, disk) as (_, found):
+        for segment in found.segments:
+            for item in found_records(disk, directory, segment):
+                yield _inspected(segment.id, item)
 
 
 def _inspected(segment_id: int, found: Found) -> Inspected:

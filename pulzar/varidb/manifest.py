@@ -225,6 +225,10 @@ class ManifestFile:
                 self.state = apply(self.state, event)
             self._lines = len(events)
 
+    def is_copy(self, place: str) -> bool:
+        """Whether the directory at `place` (`Disk.file_id`) is not where it was opened last."""
+        return self.state.place not in ("", place)
+
     def append(self, events: Iterable[Event]) -> None:
         """Make events durable, then part of the state. Raises OSError."""
         listed = list(events)

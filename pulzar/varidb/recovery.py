@@ -31,7 +31,7 @@ from pulzar.errors import SegmentMissing
 from pulzar.limits import SEGMENT_BYTES_MAX
 from pulzar.varidb.footer import Trailer, read_footer, read_trailer
 from pulzar.varidb.log import SEGMENTS, Start, segment_path
-from pulzar.varidb.manifest import Added, Lost, ManifestFile, Replaced, Reverted
+from pulzar.varidb.manifest import Added, Lost, Manifest, ManifestFile, Replaced, Reverted
 from pulzar.varidb.position import Cursor
 from pulzar.varidb.record import Record
 from pulzar.varidb.segment import (
@@ -86,6 +86,15 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     damaged: tuple[Damaged, ...]
 
 
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """The files of `segments/`. `others` are ids of files that are no segments, for want of a valid
+    header: a crash while they were created. `lines` are for the MANIFEST: what a copy lacks."""
+
+    segments: list[Segment]
+    others: list[int]
+    lines: tuple[Reverted | Lost, ...] = ()
+
+
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     """What a directory holds. `segments` by id; `unborn` have no record of their own."""
 
@@ -103,11 +112,10 @@ def survey(
     *,
     volume_id: bytes,
     is_copy: bool,
-) -> tuple[list[Segment], list[int]]:
+) -> Survey:
     """Every segment in the directory, by id. Raises OSError, SegmentMissing.
 
-    Also the ids of files that are no segments, for want of a valid header: a crash while they
-    were created. In a copy that was made while the volume was written to, segments may be missing
+    In a copy that was made while the volume was written to, segments may be missing
     that came after its listing: the last ones of the log, and outputs of compaction whose inputs
     are there.
     """
@@ -130,25 +138,25 @@ def survey(
     missing = manifest.state.segments.keys() - found.keys() - manifest.state.retired.keys()
     if missing:
         missing -= _replaced_by(disk, directory, found.values())
+    lines: tuple[Reverted | Lost, ...] = ()
     if missing and is_copy:
-        missing = _forget_later_ones(manifest, found, missing)
+        lines = _later_ones(manifest.state, found)
+        missing -= {gone for line in lines if isinstance(line, Lost) for gone in line.segments}
     if missing:
         names = ", ".join(segment_name(segment) for segment in sorted(missing))
         raise SegmentMissing(
             f"{directory} lacks {names}: put it back, or restore the volume from a copy"
         )
-    return [found[segment] for segment in sorted(found)], others
+    segments = [found[segment] for segment in sorted(found)]
+    return Survey(segments=segments, others=others, lines=lines)
 
 
-def _forget_later_ones(
-    manifest: ManifestFile, found: Mapping[int, Segment], missing: set[int]
-) -> set[int]:
-    """Take the segments that a copy may lack out of the MANIFEST; the others of `missing`.
+def _later_ones(state: Manifest, found: Mapping[int, Segment]) -> tuple[Reverted | Lost, ...]:
+    """The lines that take the segments that a copy may lack out of the MANIFEST.
 
     Those are the ones of the log behind the last that is there, and outputs of compaction whose
     inputs are all there or may be lacking themselves.
     """
-    state = manifest.state
     logs = [one.id for one in found.values() if one.header.kind == KIND_LOG]
     absent = state.segments.keys() - found.keys()
     later = {s for s in absent if state.segments[s].kind == KIND_LOG and s > max(logs, default=0)}
@@ -158,10 +166,10 @@ def _forget_later_ones(
         if lacking and (found.keys() | later).issuperset(one.inputs):
             later |= lacking
             reverted.append(one)
-    if later:
-        lines = [Reverted(inputs=one.inputs) for one in reverted]
-        manifest.append([*lines, Lost(segments=tuple(sorted(later)))])
-    return missing - later
+    if not later:
+        return ()
+    lines = [Reverted(inputs=one.inputs) for one in reverted]
+    return (*lines, Lost(segments=tuple(sorted(later))))
 
 
 def _replaced_by(disk: Disk, directory: str, segments: Iterable[Segment]) -> set[int]:

@@ -150,19 +150,21 @@ class Volume:
 
     def _recover(self, *, now_ms: int) -> None:
         place_now = self._disk.file_id(f"{self.directory}/{IDENTITY_NAME}")
-        is_copy = self._manifest.state.place not in ("", place_now)
-        segments, others = survey(
+        is_copy = self._manifest.is_copy(place_now)
+        found = survey(
             self._disk, self.directory, self._manifest, volume_id=self.id, is_copy=is_copy
         )
+        if found.lines:
+            self._manifest.append(found.lines)
         known, place = self.index.cursor(), _unpack_place(self.index.place())
-        if known.seq == 0 or all(s.header.opening != known.opening for s in segments):
+        if known.seq == 0 or all(s.header.opening != known.opening for s in found.segments):
             self.index.reset()
             known, place = NOWHERE, (0, 0)
         recovered = recover(
             self._disk,
             self.directory,
-            segments,
-            others,
+            found.segments,
+            found.others,
             named=self._manifest.state.segments.keys(),
             known=known,
             place=place,
