@@ -122,6 +122,17 @@ def test_of_a_refused_long_body_little_is_read_and_the_answer_arrives(
     assert wire.is_ended()
 
 
+@pytest.mark.parametrize("length", [SHORT, SHORT + 1, 4 * SHORT, MIB])
+def test_behind_a_refusal_no_request_is_sent_in_vain(shared: Server, length: int) -> None:
+    """Either the answer says that the connection ends, or the next request is served."""
+    for status in [404, 412] * 10:
+        with Wire(shared.url) as wire:
+            wire.send_what_fits(refused(status, length) + b"x" * length)
+            answer = wire.answer()
+            assert answer.status == status
+            assert answer.headers.get("connection") == "close" or is_open(wire)
+
+
 @pytest.mark.parametrize("status", REFUSED)
 def test_a_refusal_does_not_wait_for_the_body(wire: Wire, status: int) -> None:
     wire.socket.settimeout(1.5)  # DRAIN_TIMEOUT_S is longer

@@ -17,34 +17,38 @@ KILLS = 6
 VALUE = value_of("kept.5000000")
 
 
-def serving(server: Server) -> int:
-    return server.processes()[0].pid
+def kill_everything(server: Server) -> None:
+    server.kill()
 
 
-def background(server: Server) -> int:
+def kill_serving(server: Server) -> None:
+    kill_alone(server, 0)
+
+
+def kill_background(server: Server) -> None:
+    kill_alone(server, 1)
+
+
+def kill_alone(server: Server, number: int) -> None:
+    """SIGKILL to one process; the other must be gone soon."""
     processes = server.processes()
     assert len(processes) == 2, processes
-    return processes[1].pid
-
-
-def kill_alone(server: Server, pid: int) -> None:
-    """SIGKILL to one process; all others must be gone soon."""
-    victim = next(process for process in server.processes() if process.pid == pid)
     started = time.monotonic()
-    survivors = server.kill_one(victim)
-    elapsed_s = time.monotonic() - started
-    assert survivors == []
-    assert elapsed_s < ALL_END_S
+    assert server.kill_one(processes[number]) == []
+    assert time.monotonic() - started < ALL_END_S
 
 
-@pytest.mark.parametrize("victim", [serving, background])
+KINDS = (kill_everything, kill_serving, kill_background)
+
+
+@pytest.mark.parametrize("kill", KINDS)
 def test_all_end_with_any_one_and_a_restart_has_everything(
-    server: Server, http: urllib3.PoolManager, victim: Callable[[Server], int]
+    server: Server, http: urllib3.PoolManager, kill: Callable[[Server], None]
 ) -> None:
     for key, value in [("small", b"value"), ("large", VALUE), ("gone", b"value")]:
         assert http.request("PUT", f"{server.url}/add_key/{key}", body=value).status == 201
     assert http.request("DELETE", f"{server.url}/delete_key/gone").status == 200
-    kill_alone(server, victim(server))
+    kill(server)
     server.start()
     assert http.request("GET", f"{server.url}/get_key/small").data == b"value"
     assert http.request("GET", f"{server.url}/get_key/large").data == VALUE
@@ -57,11 +61,7 @@ def test_one_history_goes_on_across_kills(server: Server, value_bytes: tuple[int
     with recorder:
         for number in range(KILLS):
             recorder.wait_for_answers(60)
-            kind = number % 3
-            if kind == 0:
-                server.kill()
-            else:
-                kill_alone(server, serving(server) if kind == 1 else background(server))
+            KINDS[number % len(KINDS)](server)
             server.start()
             recorder.url = server.url
         recorder.wait_for_answers(60)
