@@ -28,7 +28,7 @@ LAYERS = """
     clock disk settings
     config
     varidb.crash_point varidb.record varidb.condition varidb.turns varidb.view_trust
-    varidb.entry varidb.position varidb.segment varidb.manifest varidb.view_probe
+    varidb.entry varidb.position varidb.segment varidb.manifest varidb.view_probe varidb.view_files
     varidb.footer varidb.blob varidb.view varidb.catalog_row
     varidb.log varidb.upload
     varidb.recovery varidb.identity
@@ -79,6 +79,7 @@ ENVIRONMENT_READERS = ("pulzar.config", TESTING, "tests", "bench")
 FILE_OPENERS = (
     "pulzar.disk",
     "pulzar.varidb.view",
+    "pulzar.varidb.view_files",
     "pulzar.varidb.view_probe",  # the throw-away child of view.py
     "pulzar.client",  # the user's files
     "pulzar.cli",

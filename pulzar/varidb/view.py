@@ -44,20 +44,19 @@ need more (`_make_room`); a full disk is met there.
 """
 
 import errno
-import fcntl
 import os
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import google_crc32c
 import lmdb
 import msgspec
 
 from pulzar.disk import SystemDisk
-from pulzar.errors import Damage, InvalidKey, OutOfSpace, VolumeInUse
+from pulzar.errors import Damage, InvalidKey, OutOfSpace
 from pulzar.limits import (
     MIB,
     VIEW_GROW_BYTES,
@@ -69,16 +68,21 @@ from pulzar.limits import (
 )
 from pulzar.varidb import view_probe
 from pulzar.varidb.position import NOWHERE, Cursor
+from pulzar.varidb.view_files import (
+    CLEAN,
+    DATA,
+    PROBES,
+    TRUST,
+    locate,
+    lock,
+    read,
+    remove,
+    unlink,
+    write_synced,
+)
 from pulzar.varidb.view_trust import FORMAT, Here, Mark, Remembered, Trust
 
-_DATA = "data.mdb"
-_TRUST = "trust.json"
-_CLEAN = "clean.json"
-_PROBES = "probes"
-_LOCK = "owner.lock"
-_FILES = (_CLEAN, _TRUST, _DATA, "lock.mdb", _PROBES)
 _OWN_TABLES = ("cursors", "trust")
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _PAGE_BYTES = 4096
@@ -95,21 +99,6 @@ class ViewBroken(Exception):
 
 class _Doubt(Exception):
     """Why a view that was found is not to be trusted."""
-
-
-def locate(directory: str) -> Here | None:
-    """Where the data file is; None where the kernel does not tell: then nothing is trusted."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        stat = os.stat(_DATA, dir_fd=fd)
-        lines = _read(f"/proc/self/fdinfo/{fd}").split(b"\n")
-        mounts = [int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:")]
-        boot = _read(_BOOT_ID).decode().strip()
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return Here(boot, stat.st_dev, stat.st_ino, mounts[0]) if mounts and boot else None
 
 
 class View:
@@ -129,6 +118,7 @@ class View:
         self._locate: Callable[[str], Here | None] = locate
         self._lock_fd = -1
         self._opened = False
+        self._broken = False
 
     @classmethod
     def open(
@@ -149,7 +139,7 @@ class View:
         view._map_bytes_max = map_bytes
         view._locate = locate
         os.makedirs(directory, exist_ok=True)
-        view._lock_fd = _lock(directory)
+        view._lock_fd = lock(directory)
         try:
             view._start()
         except BaseException:  # whatever it is, nothing must stay open behind the attempt
@@ -210,7 +200,7 @@ class View:
 
     def _allocate(self, size: int) -> None:
         """Give the data file blocks up to `size`. Raises OutOfSpace."""
-        fd = os.open(self._path(_DATA), os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(self._path(DATA), os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.posix_fallocate(fd, 0, size)
         except OSError as error:
@@ -228,6 +218,9 @@ class View:
             return OutOfSpace(f"the view in {self.directory} has reached the size of its map")
         if isinstance(error, lmdb.Error) and error.code in _FULL:
             return OutOfSpace(f"no room on disk for the view in {self.directory}")
+        self._broken = True
+        if not self.readonly:
+            unlink(self._path(TRUST))  # so that a process after this one begins it anew
         return ViewBroken(f"the view in {self.directory}: {error}")
 
     def stat(self, table: str) -> dict[str, int]:
@@ -251,7 +244,7 @@ class View:
         if packed is None:
             return NOWHERE, b""
         if len(packed) < _CURSOR.size or _cursor_crc(name, packed) != packed[:4]:
-            raise ViewBroken(f"a cursor in {self.directory} does not match its checksum")
+            raise self.failure(Damage("a cursor does not match its checksum"))
         _, seq, length = _CURSOR.unpack_from(packed)
         place_at = _CURSOR.size + length
         return Cursor(packed[_CURSOR.size : place_at], seq), packed[place_at:]
@@ -280,7 +273,7 @@ class View:
             self.environment.close()
             return
         try:
-            if clean:
+            if clean and not self._broken:
                 self._close_clean()
             else:
                 self.environment.close()
@@ -294,17 +287,17 @@ class View:
         except lmdb.Error:
             # What the kernel could not write it may have forgotten: nothing here is certain.
             self.environment.close()
-            _remove(self.directory)
+            remove(self.directory)
             return
         self.environment.close()
         mark = self._mark(transaction)
-        _write_synced(self._path(_CLEAN), msgspec.json.encode(mark))
+        write_synced(self._path(CLEAN), msgspec.json.encode(mark))
         SystemDisk().sync_directory(self.directory)
 
     def _start(self) -> None:
         """Open what is there if it can be trusted, else begin anew."""
         try:
-            if os.path.exists(self._path(_CLEAN)):
+            if os.path.exists(self._path(CLEAN)):
                 self._open_closed()
             else:
                 self._open_killed()
@@ -315,11 +308,11 @@ class View:
 
     def _open_closed(self) -> None:
         """Open a view that has a mark. Raises _Doubt."""
-        mark = msgspec.json.decode(_read(self._path(_CLEAN)), type=Mark)
+        mark = msgspec.json.decode(read(self._path(CLEAN)), type=Mark)
         if mark != self._mark(mark.transaction):
             raise _Doubt("it is not the file that was closed cleanly")
-        _unlink(self._path(_CLEAN))
-        _unlink(self._path(_PROBES))
+        unlink(self._path(CLEAN))
+        unlink(self._path(PROBES))
         SystemDisk().sync_directory(self.directory)
         self._open_environment(create=False)
         if self.transaction != mark.transaction:
@@ -342,7 +335,7 @@ class View:
 
     def _probe(self) -> bool:
         """Let a process of its own touch everything first; now and then really everything."""
-        with open(self._path(_PROBES), "ab") as file:
+        with open(self._path(PROBES), "ab") as file:
             file.write(b".")
             number = file.tell()
         whole = ["--all"] if number % VIEW_PROBE_ALL_EVERY == 0 else []
@@ -364,16 +357,17 @@ class View:
         """Begin an empty view. Raises OutOfSpace, OSError."""
         if self._opened:
             self.environment.close()
-        _remove(self.directory)
+        remove(self.directory)
         try:
             self._open_environment(create=True)
             self._remember()
         except lmdb.Error as error:
             raise self.failure(error) from error
         self.created = True
+        self._broken = False
 
     def _open_environment(self, *, create: bool) -> None:
-        path = self._path(_DATA)
+        path = self._path(DATA)
         present = os.stat(path).st_size if os.path.exists(path) else 0
         size = min(max(present, VIEW_GROW_BYTES), self._map_bytes_max)
         self.environment = lmdb.open(
@@ -402,7 +396,7 @@ class View:
 
     def _mark(self, transaction: int) -> Mark:
         """The mark of data.mdb as it is."""
-        stat = os.stat(self._path(_DATA))
+        stat = os.stat(self._path(DATA))
         return Mark(
             format=FORMAT,
             name=self._name,
@@ -422,10 +416,10 @@ class View:
 
     def _present(self) -> Remembered | None:
         """What trust.json is and says; None where it does not say what it should."""
-        path = self._path(_TRUST)
+        path = self._path(TRUST)
         try:
             stat = os.stat(path)
-            trust = msgspec.json.decode(_read(path), type=Trust)
+            trust = msgspec.json.decode(read(path), type=Trust)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
         if trust != self._trust():
@@ -440,11 +434,11 @@ class View:
 
     def _remember(self) -> None:
         """Write down where this is, in both places; in none where that is not known."""
-        _unlink(self._path(_TRUST))
+        unlink(self._path(TRUST))
         trust = self._trust()
         if trust is None:
             return
-        with open(self._path(_TRUST), "wb") as file:
+        with open(self._path(TRUST), "wb") as file:
             file.write(msgspec.json.encode(trust))
         with self.environment.begin(self.tables["trust"], write=True) as transaction:
             transaction.put(b"trust", msgspec.json.encode(self._present()))
@@ -453,48 +447,5 @@ class View:
         return f"{self.directory}/{name}"
 
 
-def delete(directory: str) -> None:
-    """Remove a view that nobody has open. Raises VolumeInUse."""
-    if not os.path.isdir(directory):
-        return
-    fd = _lock(directory)
-    try:
-        _remove(directory)
-    finally:
-        os.close(fd)
-
-
-def _lock(directory: str) -> int:
-    fd = os.open(f"{directory}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise VolumeInUse(f"{directory} is in use by another process") from None
-    return fd
-
-
 def _cursor_crc(name: bytes, packed: bytes) -> bytes:
     return int(_crc32c(_crc32c(0, name), packed[4:])).to_bytes(4, "little")
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def _write_synced(path: str, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _remove(directory: str) -> None:
-    for name in _FILES:
-        _unlink(f"{directory}/{name}")

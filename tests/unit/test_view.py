@@ -16,7 +16,8 @@ import pytest
 from pulzar.errors import InvalidKey, OutOfSpace, VolumeInUse
 from pulzar.varidb import view_probe
 from pulzar.varidb.position import NOWHERE, Cursor
-from pulzar.varidb.view import View, ViewBroken, delete, locate
+from pulzar.varidb.view import View, ViewBroken
+from pulzar.varidb.view_files import locate
 from pulzar.varidb.view_trust import Here
 
 IDENTITY = b"volume-1"
@@ -368,6 +369,18 @@ def test_a_damaged_cursor_is_a_broken_view(tmp_path: Path, at: int) -> None:
     view.close(clean=False)
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_what_was_found_broken_is_begun_anew_by_the_next_owner(tmp_path: Path, clean: bool) -> None:
+    view = open_view(tmp_path)
+    with view.write() as transaction:
+        view.put_cursor(transaction, b"1", Cursor(OPENING, 7), b"place")
+        transaction.put(b"1", b"?", db=view.tables["cursors"])
+    with pytest.raises(ViewBroken):
+        view.cursor(b"1")
+    view.close(clean=clean)
+    assert not is_trusted(tmp_path)
+
+
 # Life.
 
 
@@ -382,20 +395,10 @@ def test_reset_begins_anew(tmp_path: Path) -> None:
     assert is_trusted(tmp_path)
 
 
-def test_delete_leaves_nothing_to_trust(tmp_path: Path) -> None:
-    left(tmp_path, clean=True)
-    delete(str(tmp_path))
-    assert not (tmp_path / "data.mdb").exists()
-    assert not is_trusted(tmp_path)
-    delete(str(tmp_path / "never was"))
-
-
 def test_a_second_owner_is_held_off(tmp_path: Path) -> None:
     view = open_view(tmp_path)
     with pytest.raises(VolumeInUse):
         open_view(tmp_path)
-    with pytest.raises(VolumeInUse):
-        delete(str(tmp_path))
     put(view, b"key", b"value")
     view.close(clean=True)
     assert is_trusted(tmp_path)
