@@ -6,6 +6,7 @@ could not be measured, 2 for a wrong argument.
 """
 
 import argparse
+import http.client
 import os
 import shlex
 import shutil
@@ -80,7 +81,7 @@ def measure(context: Context, rows: Sequence[Row]) -> tuple[list[Result], list[s
             for result in row.measure(context):
                 results.append(result)
                 print(report.line(result), flush=True)
-        except BenchError as error:
+        except (BenchError, OSError, http.client.HTTPException) as error:
             failed.append(row.name)
             say(f"{row.name}: not measured: {error}")
             continue  # its directory holds the logs until the next row
