@@ -28,6 +28,7 @@ LAYERS = """
     clock disk settings
     config
     varidb.crash_point varidb.record varidb.condition varidb.turns varidb.view_trust
+    varidb.disk_room
     varidb.entry varidb.position varidb.segment varidb.manifest varidb.view_probe varidb.view_files
     varidb.footer varidb.blob varidb.view varidb.catalog_row
     varidb.log varidb.upload

@@ -243,7 +243,7 @@ class KeyVerbs:
             raise ValueTooLarge(f"the value has {length} bytes; {BLOB_BYTES_MAX} are allowed")
         await self._refuse_early(put)
         if length is not None and length > SEGMENT_VALUE_BYTES_MAX:
-            return await self._upload(put, [], pieces, lifetime)
+            return await self._upload(put, [], pieces, lifetime, length)
         async with self._room.taken(length or SEGMENT_VALUE_BYTES_MAX):
             first: list[bytes] = []
             size = 0
@@ -251,7 +251,7 @@ class KeyVerbs:
                 first.append(piece)
                 size += len(piece)
                 if size > SEGMENT_VALUE_BYTES_MAX:
-                    return await self._upload(put, first, pieces, lifetime)
+                    return await self._upload(put, first, pieces, lifetime, length)
             return await self._store.put(self._dated(put, b"".join(first), lifetime))
 
     async def _refuse_early(self, put: Put) -> None:
@@ -266,9 +266,14 @@ class KeyVerbs:
             raise ConditionFailed("the condition does not hold: nothing was changed")
 
     async def _upload(
-        self, put: Put, first: list[bytes], pieces: AsyncIterator[bytes], lifetime: int
+        self,
+        put: Put,
+        first: list[bytes],
+        pieces: AsyncIterator[bytes],
+        lifetime: int,
+        length: int | None,
     ) -> Written:
-        upload = await self._store.upload()
+        upload = await self._store.upload(size=length or 0)
         try:
             while first:
                 await upload.write(first.pop(0))

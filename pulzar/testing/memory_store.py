@@ -86,7 +86,7 @@ class MemoryStore:
         """See `entry.Store`."""
         return self._delete(delete)
 
-    async def upload(self) -> Upload:
+    async def upload(self, *, size: int = 0) -> Upload:
         """See `entry.Store`."""
         self._require_open()
         return MemoryUpload()

@@ -1,11 +1,9 @@
 """Work on sealed segments in a process of its own, so that requests never wait for it.
 
-    python -m pulzar.varidb.background
-
-reads one task per line (JSON, task.py) on stdin and answers one line on stdout. What the new files
-mean is decided by the serving process, which commits a line of the MANIFEST. The index is opened
-read-only. This process ends when its stdin closes and, through PR_SET_PDEATHSIG, when its parent
-dies; the serving process ends when this one dies (maintenance.py).
+It reads one task per line (JSON, task.py) on stdin and answers one line on stdout. What the new
+files mean is decided by the serving process, which commits a line of the MANIFEST. The index is
+opened read-only. This process ends when its stdin closes and, through PR_SET_PDEATHSIG, when its
+parent dies; the serving process ends when this one dies (maintenance.py).
 """
 
 import ctypes
@@ -16,8 +14,20 @@ import sys
 import msgspec
 
 from pulzar.disk import SystemDisk
+from pulzar.errors import PulzarError
 from pulzar.varidb.index import Index
-from pulzar.varidb.task import Answer, Seal, Task, run_compact, run_seal
+from pulzar.varidb.task import Answer, Compact, Failed, Seal, Task, run_compact, run_seal
+
+# What runs in the process. A signal to the whole group is for the parent, which decides when to
+# stop; so it is ignored before the imports, which take their time, and an empty line says so.
+COMMAND = """\
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(flush=True)
+from pulzar.varidb.background import main
+main()
+"""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -33,23 +43,22 @@ def die_with_parent() -> None:
 def main() -> None:
     """Serve tasks until stdin closes."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     os.nice(5)
     disk = SystemDisk()
     decode = msgspec.json.Decoder(Task).decode
     for line in sys.stdin.buffer:
         task = decode(line)
-        if isinstance(task, Seal):
-            answer: Answer = run_seal(task, disk)
-        else:
-            index = Index.open_readonly(task.views)
-            try:
-                answer = run_compact(task, disk, index)
-            finally:
-                index.close(clean=False)
+        answer = run_seal(task, disk) if isinstance(task, Seal) else _compact(task, disk)
         sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
         sys.stdout.buffer.flush()
 
 
-if __name__ == "__main__":
-    main()
+def _compact(task: Compact, disk: SystemDisk) -> Answer:
+    try:
+        index = Index.open_readonly(task.views)
+    except PulzarError as error:
+        return Failed(str(error))
+    try:
+        return run_compact(task, disk, index)
+    finally:
+        index.close(clean=False)

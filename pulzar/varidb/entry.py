@@ -134,8 +134,9 @@ class Store(Protocol):
     async def delete(self, delete: Delete) -> Written:
         """Delete a key. Raises KeyNotFound, and as `put`."""
 
-    async def upload(self) -> Upload:
-        """Begin a value of any size. Raises OutOfSpace, Unavailable."""
+    async def upload(self, *, size: int = 0) -> Upload:
+        """Begin a value of any size; `size` is what was announced. Raises OutOfSpace,
+        Unavailable."""
 
     async def put_upload(self, put: Put, upload: Upload) -> Written:
         """Give the finished upload its key; `put.value` is empty. Version and condition are

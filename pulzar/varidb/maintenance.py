@@ -17,15 +17,17 @@ from functools import partial
 import msgspec
 
 from pulzar.clock import Clock
-from pulzar.errors import PulzarError, Unavailable
+from pulzar.errors import OutOfSpace, PulzarError, Unavailable
 from pulzar.limits import (
     BACKGROUND_LINE_BYTES_MAX,
     COMPACT_DEAD_BYTES_MIN,
     COMPACT_LIVE_RATIO_MAX,
+    COMPACT_ROOM_SEGMENTS,
     EXPIRE_KEYS_MAX,
     MAINTENANCE_INTERVAL_S,
     SWAP_ENTRIES,
 )
+from pulzar.varidb.background import COMMAND
 from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.commit import Committer
 from pulzar.varidb.compaction import Rewritten
@@ -76,12 +78,16 @@ class Maintenance:
         """Start the background process and the work that is due."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "pulzar.varidb.background",
+            "-P",
+            "-c",
+            COMMAND,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=BACKGROUND_LINE_BYTES_MAX,
         )
+        output = self._process.stdout
+        if output is None or not await output.readline():
+            raise Unavailable("the background process ended at its start")
         self._committer.rolled = self._wake.set
         self._wake.set()
         self._tasks = [
@@ -132,17 +138,25 @@ class Maintenance:
                 await asyncio.sleep(1)
 
     async def _tidy(self) -> None:
-        """Remove replaced files after their grace; compact when enough is dead."""
+        """Remove replaced files after their grace; compact when enough is dead.
+
+        What was superseded before this start is not known, so it is looked for once.
+        """
+        looked = False
         while True:
             try:
-                now_ms = self._clock.now_ms()
-                await self._committer.in_thread(partial(self._volume.remove_retired, now_ms=now_ms))
-                if self._writer.superseded_bytes > COMPACT_DEAD_BYTES_MIN:
+                await self._remove_retired()
+                await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+                if not looked or self._writer.superseded_bytes > COMPACT_DEAD_BYTES_MIN:
+                    looked = True
                     self._writer.superseded_bytes = 0
                     await self.compact(live_ratio_max=COMPACT_LIVE_RATIO_MAX)
             except (OSError, PulzarError) as error:
                 _log.warning("tidying up the volume failed: %s", error)
-            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+
+    async def _remove_retired(self) -> None:
+        now_ms = self._clock.now_ms()
+        await self._committer.in_thread(partial(self._volume.remove_retired, now_ms=now_ms))
 
     async def _run(self, task: Task) -> Answer:
         """One task by the background process. Raises Unavailable where it is gone."""
@@ -170,12 +184,23 @@ class Maintenance:
             elif isinstance(answer, Failed):
                 _log.warning("segment %d could not be sealed: %s", segment.id, answer.reason)
 
+    def _require_room(self) -> None:
+        """Compaction writes at most a segment before it frees one, and the log may need one more.
+        Raises OutOfSpace: what is left of the reserve is for deletes, and for the next start."""
+        free = self._volume.free_bytes()
+        wanted = COMPACT_ROOM_SEGMENTS * self._volume.options.segment_bytes
+        if free < wanted:
+            raise OutOfSpace(f"compaction needs {wanted} free bytes on the disk; there are {free}")
+
     async def _compact_all(self, live_ratio_max: float) -> dict[str, int]:
+        self._require_room()
         await self._committer.roll_if_used()
         await self._seal_all()
         outputs: set[int] = set()
         done = {"segments": 0, "records_kept": 0, "records_dropped": 0, "deletes_purged": 0}
         while True:
+            await self._remove_retired()
+            self._require_room()
             answer = await self._run(self._next_compaction(live_ratio_max, outputs))
             if isinstance(answer, Failed):
                 raise Unavailable(f"compaction gave up: {answer.reason}")

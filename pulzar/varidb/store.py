@@ -25,7 +25,6 @@ from pulzar.errors import (
     KeyNotFound,
     OpenError,
     OutcomeUnknown,
-    OutOfSpace,
     PulzarError,
     Unavailable,
     ValueTooLarge,
@@ -38,12 +37,12 @@ from pulzar.limits import (
     INLINE_BYTES_MAX,
     LOAD_ROWS_MAX,
     RETIRED_GRACE_S,
-    ROOM_CHECK_S,
     SEGMENT_BYTES,
     SEGMENT_VALUE_BYTES_MAX,
 )
 from pulzar.varidb.catalog import Catalog, Change
 from pulzar.varidb.commit import Committer
+from pulzar.varidb.disk_room import DiskRoom
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
 from pulzar.varidb.following import FIRST_NOTE_BYTE, Logged
 from pulzar.varidb.index import Index
@@ -52,7 +51,7 @@ from pulzar.varidb.reader import Reader
 from pulzar.varidb.record import KEYED, Record, Type, decode_meta, make_version
 from pulzar.varidb.upload import BlobUpload
 from pulzar.varidb.view import ViewBroken
-from pulzar.varidb.volume import Options, Volume
+from pulzar.varidb.volume import Options, Volume, cannot_open
 from pulzar.varidb.writer import Writer, is_expired
 
 _log = logging.getLogger(__name__)
@@ -104,7 +103,9 @@ async def open_store(
             )
             undo.push_async_callback(store.stop)
             await store.start()
-        except (OSError, OutcomeUnknown) as error:
+        except OSError as error:
+            raise cannot_open(directory, error) from error
+        except OutcomeUnknown as error:
             raise OpenError(f"{directory} cannot be opened: {error}") from error
         undo.pop_all()
     return store
@@ -178,12 +179,11 @@ class LocalStore:
         self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
         self._committer = Committer(volume, catalog, clock=clock, holder=_HOLDER)
         self._reader = Reader(volume, catalog, self._executor)
-        self._room = True
-        self._room_checked_s = -ROOM_CHECK_S
+        self._room = DiskRoom(disk, directory, clock=clock, reserve_bytes=options.reserve_bytes)
         self._closing = False
         self._epoch = volume.promised_epoch() + 1
         self._writer = Writer(
-            catalog, self._committer, clock=clock, epoch=self._epoch, has_room=self._has_room
+            catalog, self._committer, clock=clock, epoch=self._epoch, room=self._room
         )
         self._maintenance = Maintenance(
             volume,
@@ -207,14 +207,6 @@ class LocalStore:
     async def failure(self) -> str:
         """Waits until the store cannot go on, and says why: then the process must end."""
         return await asyncio.shield(self._maintenance.failed)
-
-    def _has_room(self) -> bool:
-        now_s = self._clock.monotonic_s()
-        if now_s - self._room_checked_s >= ROOM_CHECK_S:
-            self._room_checked_s = now_s
-            free = self._disk.free_bytes(self._directory)
-            self._room = free >= self._options.reserve_bytes
-        return self._room
 
     # Reading.
 
@@ -264,17 +256,16 @@ class LocalStore:
         """See `entry.Store`."""
         return await self._writer.delete(delete)
 
-    async def upload(self) -> Upload:
+    async def upload(self, *, size: int = 0) -> Upload:
         """See `entry.Store`."""
         self._committer.require_writable()
-        if not self._has_room():
-            raise OutOfSpace("the disk is full up to its reserve: delete something, or add room")
+        self._room.require(size)
         loop = asyncio.get_running_loop()
         try:
             writer = await loop.run_in_executor(self._executor, self._volume.blob_writer)
         except OSError as error:
             raise Unavailable(f"a file for the value could not be made: {error}") from None
-        return BlobUpload(writer, self._executor, has_room=self._has_room)
+        return BlobUpload(writer, self._executor, room=self._room)
 
     async def put_upload(self, put: Put, upload: Upload) -> Written:
         """See `entry.Store`."""

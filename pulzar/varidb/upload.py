@@ -13,6 +13,7 @@ from typing import TypeVar
 from pulzar.errors import OutOfSpace, PulzarError, Unavailable
 from pulzar.limits import BLOB_CHUNK_BYTES
 from pulzar.varidb.blob import Blob, BlobWriter
+from pulzar.varidb.disk_room import DiskRoom
 
 T = TypeVar("T")
 
@@ -20,12 +21,10 @@ T = TypeVar("T")
 class BlobUpload:
     """Implements `entry.Upload` over a local volume."""
 
-    def __init__(
-        self, writer: BlobWriter, executor: Executor, *, has_room: Callable[[], bool]
-    ) -> None:
+    def __init__(self, writer: BlobWriter, executor: Executor, *, room: DiskRoom) -> None:
         self._writer = writer
         self._executor = executor
-        self._has_room = has_room
+        self._room = room
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._writing: asyncio.Future[None] | None = None
@@ -59,8 +58,7 @@ class BlobUpload:
 
     async def _flush(self) -> None:
         await self._written()
-        if not self._has_room():
-            raise OutOfSpace("the disk is full up to its reserve: delete something, or add room")
+        self._room.take(self._gathered_bytes)
         piece = b"".join(self._gathered)
         self._gathered, self._gathered_bytes = [], 0
         loop = asyncio.get_running_loop()

@@ -12,13 +12,22 @@ and purge read sealed segments only and run elsewhere (background.py); what they
 here by `sealed` and `replace`.
 """
 
+import errno
 import struct
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from pulzar.disk import Disk, File, Lock
-from pulzar.errors import Damage, HistoryTrimmed, OpenError, VolumeInUse, VolumeReadOnly
+from pulzar.errors import (
+    Damage,
+    HistoryTrimmed,
+    OpenError,
+    OutOfSpace,
+    PulzarError,
+    VolumeInUse,
+    VolumeReadOnly,
+)
 from pulzar.limits import RETIRED_GRACE_S, SEGMENT_BYTES
 from pulzar.varidb import record as rec
 from pulzar.varidb.blob import Blob, BlobWriter, blob_names, blob_path
@@ -100,7 +109,7 @@ class Volume:
         now_ms: int,
         options: Options | None = None,
     ) -> "Volume":
-        """Open a volume, or make an empty directory one. Raises OpenError.
+        """Open a volume, or make an empty directory one. Raises OpenError, OutOfSpace.
 
         `open_index` is given the volume's id; `token(n)` gives n random bytes.
         """
@@ -144,7 +153,7 @@ class Volume:
             else:
                 volume.abandon()
             if isinstance(error, OSError):
-                raise OpenError(f"{directory} cannot be opened: {error}") from error
+                raise cannot_open(directory, error) from error
             raise
         return volume
 
@@ -281,6 +290,10 @@ class Volume:
     def blob_writer(self) -> BlobWriter:
         """A new blob. Its methods may be called in any one thread. Raises OSError."""
         return BlobWriter(self._disk, self.directory, self._token(16).hex())
+
+    def free_bytes(self) -> int:
+        """What can still be written to the disk of this volume. Raises OSError."""
+        return self._disk.free_bytes(self.directory)
 
     def promised_epoch(self) -> int:
         """The largest epoch that this volume ever promised."""
@@ -455,6 +468,13 @@ class Volume:
         self._manifest.close()
         self.index.close(clean=clean)
         self._lock.release()
+
+
+def cannot_open(directory: str, error: OSError) -> PulzarError:
+    """What an error of the disk means to whoever wants to open a volume there."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfSpace(f"{directory} cannot be opened, the disk is full: make room first")
+    return OpenError(f"{directory} cannot be opened: {error}")
 
 
 def _unpack_place(place: bytes) -> tuple[int, int]:

@@ -12,15 +12,16 @@ used; order is by version only, never by a clock.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pulzar.clock import Clock
-from pulzar.errors import ConditionFailed, KeyNotFound, OutOfSpace, PulzarError
+from pulzar.errors import ConditionFailed, KeyNotFound, PulzarError
 from pulzar.limits import COUNTER_BITS, INLINE_BYTES_MAX
 from pulzar.varidb.blob import Blob, encode_blob
 from pulzar.varidb.catalog import Catalog, Change
 from pulzar.varidb.commit import Committer, Write
 from pulzar.varidb.condition import Condition
+from pulzar.varidb.disk_room import DiskRoom
 from pulzar.varidb.entry import Delete, Entry, Put, Written
 from pulzar.varidb.record import Record, Type, encode_meta, epoch_of, make_version
 from pulzar.varidb.turns import Turns
@@ -43,7 +44,7 @@ class Writer:
         *,
         clock: Clock,
         epoch: int,
-        has_room: Callable[[], bool],
+        room: DiskRoom,
     ) -> None:
         """`epoch` was promised, durably, and never used before."""
         self._catalog = catalog
@@ -51,7 +52,7 @@ class Writer:
         self._clock = clock
         self._turns = Turns()
         self._version = make_version(epoch, 0)
-        self._has_room = has_room
+        self._room = room
         self.puts_total = 0
         self.deletes_total = 0
         self.expired_total = 0
@@ -159,8 +160,7 @@ class Writer:
     def _put_record(
         self, put: Put, blob: Blob | None, entry: Entry | None
     ) -> tuple[Record, Change]:
-        if not self._has_room():
-            raise OutOfSpace("the disk is full up to its reserve: delete something, or add room")
+        self._room.take(len(put.value))
         value = put.value if blob is None else encode_blob(blob)
         size = len(put.value) if blob is None else blob.size
         record = Record(

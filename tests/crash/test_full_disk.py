@@ -91,6 +91,23 @@ def test_a_full_disk_keeps_everything_and_is_emptied_again(server: Server) -> No
     assert {value(server.url, key) for key in deleted} == {None}
 
 
+def test_compaction_leaves_the_reserve_to_the_next_start(
+    make_server: MakeServer, disk: str
+) -> None:
+    settings = {**SETTINGS, "reserve": "8MiB", "retired_grace": "1d"}  # replaced files stay
+    with make_server(f"{disk}/data", **settings) as server:
+        kept = fill(server)
+        for key in list(kept)[::2]:
+            assert exchange(server.url, request("DELETE", f"/delete_key/{key}")).status == 200
+            del kept[key]
+        answer = exchange(server.url, request("POST", "/admin/compact"))
+        assert answer.status == 507
+        assert b"compaction needs" in answer.body
+        server.kill()
+        server.start()
+        assert_has(server, kept)
+
+
 @pytest.mark.parametrize("framing", ["known length", "chunked"])
 def test_an_upload_that_fills_the_disk_is_refused_and_removed(
     server: Server, disk: str, framing: str
@@ -163,7 +180,7 @@ def test_another_program_takes_the_last_byte(server: Server, disk: str) -> None:
     with pytest.raises(NotReady) as refused:
         server.start()
     said = str(refused.value)
-    assert re.search(r"ended with [46] at its start: .*No space left", said, re.DOTALL)
+    assert re.search(r"ended with 4 at its start: .*the disk is full", said, re.DOTALL)
     assert "Traceback" not in said
     filler.unlink()
     server.start()

@@ -1,5 +1,6 @@
 """A real server that is asked to stop: idle, starting, with requests open, and asked again."""
 
+import os
 import signal
 import socket
 import time
@@ -58,6 +59,21 @@ def test_idle_and_half_asked_connections_do_not_hold_up_a_stop(server: Server) -
         code, took_s = finish(server)
     assert code == 0
     assert took_s < 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_is_a_clean_stop(
+    server: Server, number: signal.Signals
+) -> None:
+    large = put("large", LARGE)
+    with Wire(server.url) as wire:
+        wire.send(large[:3_000_000])
+        os.killpg(server.pid, number)
+        wire.send(large[3_000_000:])
+        assert wire.answer().status == 201
+    assert finish(server)[0] == 0
+    server.start()
+    assert value(server.url, "large") == LARGE
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
