@@ -28,7 +28,7 @@ LAYERS = """
     clock disk settings
     config
     varidb.crash_point varidb.record varidb.condition varidb.turns varidb.view_trust
-    varidb.disk_room
+    varidb.disk_room varidb.read_me varidb.standalone_reader
     varidb.entry varidb.position varidb.segment varidb.manifest varidb.view_probe varidb.view_files
     varidb.footer varidb.blob varidb.view varidb.catalog_row
     varidb.log varidb.upload
@@ -81,13 +81,20 @@ FILE_OPENERS = (
     "pulzar.disk",
     "pulzar.varidb.view",
     "pulzar.varidb.view_files",
+    "pulzar.varidb.standalone_reader",  # lies in a volume, without Pulzar around it
     "pulzar.varidb.view_probe",  # the throw-away child of view.py
     "pulzar.client",  # the user's files
     "pulzar.cli",
     TESTING,
 )
-CLOCK_READERS = ("pulzar.clock", "pulzar.client", "pulzar.cli", TESTING)
-PRINTERS = ("pulzar.cli", "bench")
+CLOCK_READERS = (
+    "pulzar.clock",
+    "pulzar.client",
+    "pulzar.cli",
+    "pulzar.varidb.standalone_reader",
+    TESTING,
+)
+PRINTERS = ("pulzar.cli", "pulzar.varidb.standalone_reader", "bench")
 
 BANNED_NAMES = re.compile(r"_?(utils?|core|commons?|helpers?|managers?|base|misc|stuff)")
 UNFINISHED = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3)) + r")\b")

@@ -49,6 +49,7 @@ from pulzar.varidb.identity import IDENTITY_NAME, LOCK_NAME, create_identity, re
 from pulzar.varidb.log import NO_RECORDS, Active, Batch, Log, added, segment_path
 from pulzar.varidb.manifest import Lost, ManifestFile, Opened, Removed, Replaced, Sealed, Swapped
 from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
+from pulzar.varidb.read_me import write_read_me
 from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
 from pulzar.varidb.record_files import RecordFiles
 from pulzar.varidb.recovery import Damaged, Recovered, Segment, recover, survey
@@ -126,6 +127,7 @@ class Volume:
                 identity = read_identity(disk, directory)
             else:
                 identity = create_identity(disk, directory, token=token, now_ms=now_ms)
+            write_read_me(disk, directory)
             manifest = ManifestFile(disk, directory)
             options = options or Options()
             volume = cls(

@@ -1,0 +1,263 @@
+"""READ_ME.py, run as a stranger runs it, against the engine that wrote the volume."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pulzar.disk import SystemDisk
+from pulzar.testing import SimulatedDisk
+from pulzar.testing.index import DictIndex
+from pulzar.varidb.blob import encode_blob
+from pulzar.varidb.log import segment_path
+from pulzar.varidb.read_me import READ_ME_NAME, read_me, write_read_me
+from pulzar.varidb.record import Record, Type, encode_meta, make_version
+from pulzar.varidb.standalone_reader import crc32c, file_name
+from pulzar.varidb.volume import Options, Volume
+from tests.model.engine import BLOB, Engine
+
+NOW_MS = 1_700_000_000_000
+
+
+def run(directory: str | Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    """READ_ME.py with the standard library and nothing else."""
+    command = [sys.executable, "-I", "-S", f"{directory}/{READ_ME_NAME}", *arguments]
+    return subprocess.run(command, capture_output=True, check=False, timeout=15)
+
+
+def listed(directory: str | Path, *options: str) -> dict[str, dict[str, object]]:
+    done = run(directory, *options, "list", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line["key"]: line for line in lines}
+
+
+def put_on_disk(disk: SimulatedDisk, source: str, target: Path) -> None:
+    """What a simulated disk holds, as real files."""
+    for name in disk.list(source):
+        path = f"{source}/{name}"
+        try:
+            file = disk.open(path)
+        except IsADirectoryError:
+            (target / name).mkdir(parents=True)
+            put_on_disk(disk, path, target / name)
+            continue
+        (target / name).write_bytes(file.read(file.size(), offset=0))
+        file.close()
+
+
+def live_a_while(engine: Engine, rng: random.Random) -> None:
+    """A random history: writes, large values, rolls, seals, compactions, restarts and crashes."""
+    steps: list[Callable[[], object]] = [
+        lambda: engine.volume.roll(now_ms=engine.now_ms),
+        engine.seal,
+        engine.compact,
+        engine.restart,
+        lambda: engine.crash(power=False),
+        lambda: engine.crash(power=True),
+    ]
+    for _ in range(30):
+        if rng.random() < 0.7:
+            keys = [b"key/%d" % rng.randrange(12) for _ in range(rng.randrange(1, 5))]
+            states = [
+                None if rng.random() < 0.3 else rng.randbytes(rng.choice([0, 9, 900])) for _ in keys
+            ]
+            engine.write(zip(keys, states, strict=True), blob=rng.random() < 0.2)
+        else:
+            rng.choice(steps)()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_stranger_reads_what_the_engine_reads(seed: int, tmp_path: Path) -> None:
+    engine = Engine(seed)
+    live_a_while(engine, random.Random(seed))
+    engine.check()
+    target = tmp_path / "volume"
+    target.mkdir()
+    put_on_disk(engine.disk, engine.directory, target)
+    expected = {k.decode(): v for k, v in engine.acknowledged.items() if v is not None}
+    assert set(listed(target)) == set(expected)
+    done = run(target, "extract", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    for key, value in expected.items():
+        assert (tmp_path / "out" / key).read_bytes().removeprefix(BLOB) == value
+
+
+class RealVolume:
+    """A volume in a real directory, closed after each write, as a crash never is."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = str(directory)
+        self.rng = random.Random(1)
+        self.counter = 0
+        self.open()
+
+    def open(self) -> None:
+        self.volume = Volume.open(
+            self.directory,
+            disk=SystemDisk(),
+            open_index=lambda _: DictIndex(),
+            token=self.rng.randbytes,
+            now_ms=NOW_MS,
+            options=Options(segment_bytes=1 << 20),
+        )
+
+    def put(self, key: bytes, value: bytes, *, expires_s: int = 0, meta: bytes = b"") -> None:
+        self.append(Type.PUT, key, value, expires_s=expires_s, meta=meta)
+
+    def append(
+        self, type_: Type, key: bytes, value: bytes, *, expires_s: int = 0, meta: bytes = b""
+    ) -> None:
+        self.counter += 1
+        record = Record(
+            type=type_,
+            key=key,
+            value=value,
+            version=make_version(1, self.counter),
+            created_ms=NOW_MS,
+            expires_s=expires_s,
+            meta=meta,
+        )
+        self.volume.append([record], now_ms=NOW_MS)
+
+    def close(self) -> None:
+        self.volume.close(now_ms=NOW_MS)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> RealVolume:
+    return RealVolume(tmp_path / "volume")
+
+
+def test_a_value_comes_back_by_its_key(real: RealVolume, tmp_path: Path) -> None:
+    real.put(b"notes/\xc3\xa9", b"\x00one\n", meta=encode_meta("text/plain"))
+    real.close()
+    done = run(real.directory, "get", "notes/é")
+    assert (done.returncode, done.stdout) == (0, b"\x00one\n")
+    run(real.directory, "get", "notes/é", str(tmp_path / "out"))
+    assert (tmp_path / "out").read_bytes() == b"\x00one\n"
+    assert run(real.directory, "get", "missing").returncode == 1
+
+
+def test_a_moved_directory_is_read_where_it_is(real: RealVolume, tmp_path: Path) -> None:
+    real.put(b"a", b"1")
+    real.close()
+    os.rename(real.directory, tmp_path / "elsewhere")
+    assert set(listed(tmp_path / "elsewhere")) == {"a"}
+
+
+def test_what_has_expired_or_moved_away_is_not_there(real: RealVolume) -> None:
+    real.put(b"gone", b"1", expires_s=NOW_MS // 1000 + 1)
+    real.put(b"soon", b"1", expires_s=253_402_300_799)
+    real.put(b"moved", b"1")
+    real.append(Type.MOVED, b"moved", b"")
+    real.close()
+    assert set(listed(real.directory)) == {"soon"}
+    assert listed(real.directory)["soon"]["expires"] == "9999-12-31T23:59:59Z"
+    assert set(listed(real.directory, "--expired")) == {"soon", "gone"}
+
+
+def test_a_damaged_value_is_named_and_the_others_are_read(real: RealVolume, tmp_path: Path) -> None:
+    real.put(b"good", b"G" * 100)
+    real.put(b"bad", b"B" * 100)
+    real.put(b"more", b"M" * 100)
+    real.close()
+    path = Path(segment_path(real.directory, 1))
+    content = bytearray(path.read_bytes())
+    content[content.find(b"B" * 100) + 50] ^= 1
+    path.write_bytes(content)
+    done = run(real.directory, "extract", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert b"bad" in done.stderr or b"damaged" in done.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good", "more"]
+    assert run(real.directory, "get", "bad").returncode == 1
+
+
+def test_a_segment_that_is_a_value_is_only_a_value(real: RealVolume) -> None:
+    real.put(b"victim", b"old")
+    inside = Path(segment_path(real.directory, 1)).read_bytes()[:400]
+    real.append(Type.DELETE, b"victim", b"")
+    real.put(b"file", inside)
+    real.close()
+    assert set(listed(real.directory)) == {"file"}
+    assert run(real.directory, "get", "file").stdout == inside
+
+
+def test_a_blob_is_checked_chunk_by_chunk(real: RealVolume) -> None:
+    writer = real.volume.blob_writer()
+    writer.write(b"x" * 1_500_000)
+    blob = writer.finish()
+    real.append(Type.BLOB, b"large", encode_blob(blob))
+    real.close()
+    assert listed(real.directory)["large"]["size"] == 1_500_000
+    assert len(run(real.directory, "get", "large").stdout) == 1_500_000
+    path = next(Path(real.directory, "blobs").glob("*/*.blob"))
+    with path.open("r+b") as file:
+        file.seek(1_200_000)
+        file.write(b"y")
+    done = run(real.directory, "get", "large")
+    assert done.returncode == 1
+    assert b"chunk 1" in done.stderr
+
+
+HOSTILE = [
+    "../x",
+    "/abs",
+    "a",
+    "a/b",
+    "a/b/c",
+    ".",
+    "..",
+    "a//b",
+    "%2E",
+    "p" * 300,
+    "q" * 300 + "/1",
+]
+
+
+def test_no_key_leaves_the_directory_that_it_is_extracted_to(
+    real: RealVolume, tmp_path: Path
+) -> None:
+    for key in HOSTILE:
+        real.put(key.encode(), key.encode())
+    real.close()
+    target = tmp_path / "deep" / "out"
+    done = run(real.directory, "extract", str(target))
+    assert done.returncode == 0, done.stderr
+    names = json.loads((tmp_path / "deep" / "out.names.json").read_text())
+    files = [path for path in target.rglob("*") if path.is_file()]
+    assert {path.read_text() for path in files} == set(HOSTILE)
+    for path in files:
+        name = str(path.relative_to(target))
+        assert names.get(name, name) == path.read_text()
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["out", "out.names.json"]
+    assert b"not empty" in run(real.directory, "extract", str(target)).stderr
+
+
+def test_two_keys_never_share_a_file_name() -> None:
+    keys = [*HOSTILE, "%0", "", "a%", "%25", "p" * 301, "é" * 150, "é" * 151]
+    assert len({file_name(key) for key in keys}) == len(keys)
+
+
+def test_the_checksum_is_the_one_of_rfc_3720() -> None:
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert crc32c(bytes(range(32))) == 0x46DD794E
+
+
+def test_a_newer_version_replaces_it_and_a_full_disk_is_no_reason_to_stop() -> None:
+    disk = SimulatedDisk()
+    disk.make_directory("/v")
+    disk.create(f"/v/{READ_ME_NAME}").write([b"old"], offset=0)
+    write_read_me(disk, "/v")
+    file = disk.open(f"/v/{READ_ME_NAME}")
+    assert file.read(file.size(), offset=0) == read_me()
+    full = SimulatedDisk(capacity=100)
+    full.make_directory("/v")
+    write_read_me(full, "/v")
+    assert not full.exists(f"/v/{READ_ME_NAME}")
