@@ -129,10 +129,11 @@ def build_footer(
     """The footer of a segment that holds `records` (keyed ones and notes, in any order)."""
     keyed: list[tuple[bytes, int, int, bytes]] = []
     notes: list[bytes] = []
-    seqs: list[int] = []
+    first_seq, last_seq = header.first_seq, header.first_seq - 1
     max_version = record_bytes = 0
     for key, position in records:
-        seqs.append(position.seq)
+        first_seq = position.seq if not record_bytes else min(first_seq, position.seq)
+        last_seq = max(last_seq, position.seq)
         max_version = max(max_version, position.version)
         record_bytes += padded(position.length)
         packed = pack_position(key, position)
@@ -160,8 +161,8 @@ def build_footer(
         salt=header.salt,
         segment_id=header.segment_id,
         records_end=records_end,
-        first_seq=min(seqs, default=header.first_seq),
-        last_seq=max(seqs, default=header.first_seq - 1),
+        first_seq=first_seq,
+        last_seq=last_seq,
         max_version=max_version,
         entries=len(keyed),
         keys_bytes=len(keys),

@@ -4,9 +4,11 @@ Only segments that take no more records are sealed. What stands behind `segment.
 is cut off first. A crash in between leaves a segment without a trailer, which is sealed again.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
-from pulzar.disk import Disk
+from pulzar.disk import Disk, File
 from pulzar.varidb.crash_point import CrashPoint
 from pulzar.varidb.following import position_in
 from pulzar.varidb.footer import build_footer, read_trailer
@@ -25,23 +27,10 @@ class SealedSegment(msgspec.Struct, frozen=True):
 
 def seal(disk: Disk, directory: str, segment: Segment) -> SealedSegment:
     """Write the footer of a segment, durable when this returns. Raises OSError."""
-    records: list[tuple[bytes, Position]] = []
     damaged: list[Damaged] = []
     file = disk.open(segment_path(directory, segment.id), write=True)
     try:
-        for item in scan(
-            file, start=SEGMENT_HEADER_BYTES, end=segment.end, seed=segment.header.seed
-        ):
-            if isinstance(item, Found):
-                records.append((item.header.key, position_in(segment.id, item)))
-                if item.record is None:
-                    seq = item.header.seq
-                    damaged.append(
-                        Damaged(segment.id, item.offset, item.end, seq, seq, item.header.key)
-                    )
-            else:
-                first = records[-1][1].seq + 1 if records else segment.header.first_seq
-                damaged.append(Damaged(segment.id, item.offset, item.end, first, first, None))
+        records = _records(file, segment, damaged)  # one at a time: a segment may hold a million
         footer = build_footer(segment.header, records, records_end=segment.end)
         file.truncate(segment.end)
         if segment.mended:
@@ -56,3 +45,19 @@ def seal(disk: Disk, directory: str, segment: Segment) -> SealedSegment:
     finally:
         file.close()
     return SealedSegment(sealed, tuple(damaged))
+
+
+def _records(
+    file: File, segment: Segment, damaged: list[Damaged]
+) -> Iterator[tuple[bytes, Position]]:
+    """The keys and places of a segment's records; what is wrong goes into `damaged`."""
+    next_seq = segment.header.first_seq
+    for item in scan(file, start=SEGMENT_HEADER_BYTES, end=segment.end, seed=segment.header.seed):
+        if not isinstance(item, Found):
+            damaged.append(Damaged(segment.id, item.offset, item.end, next_seq, next_seq, None))
+            continue
+        seq = item.header.seq
+        if item.record is None:
+            damaged.append(Damaged(segment.id, item.offset, item.end, seq, seq, item.header.key))
+        next_seq = seq + 1
+        yield item.header.key, position_in(segment.id, item)
