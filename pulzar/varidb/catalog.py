@@ -277,7 +277,7 @@ class Catalog:
             transaction.put(key, pack_deleted(key, new), db=self._deletes)
             if isinstance(known, Row):
                 transaction.delete(key, db=table)
-        self._order(transaction, key, known, new)
+        self._order(transaction, key, _times(known), _times(new))
 
     def _apply_newest(
         self,
@@ -291,8 +291,6 @@ class Catalog:
         """As `_apply`, where it is known what is there. `deletes`: some key is deleted."""
         key, old = change.key, change.replaces
         table = self._table(key)
-        expires = change.expires_s
-        old_expires = 0 if old is None else old.expires_s
         if change.type == Type.DELETE:
             transaction.put(key, pack_deleted(key, change.version), db=self._deletes)
             transaction.delete(key, db=table)
@@ -300,29 +298,19 @@ class Catalog:
             transaction.put(key, pack_newest(change, holder=holder, seq=seq), db=table)
             if old is None and deletes:
                 transaction.delete(key, db=self._deletes)
-        if key >= _FIRST_USER_KEY:
-            if old is not None:
-                order = ORDER.pack(old.created_ms) + key
-                self._unsorted.discard(order)
-                transaction.delete(order, db=self._created)
-            if change.type != Type.DELETE:
-                transaction.put(ORDER.pack(change.created_ms) + key, b"", db=self._created)
-        if old_expires != expires:
-            if old_expires:
-                transaction.delete(ORDER.pack(old_expires) + key, db=self._expiry)
-            if expires:
-                transaction.put(ORDER.pack(expires) + key, b"", db=self._expiry)
+        new = None if change.type == Type.DELETE else change
+        self._order(transaction, key, _times(old), _times(new))
 
     def _order(
         self,
         transaction: "lmdb.Transaction[bytes]",
         key: bytes,
-        known: Row | int | None,
-        new: Row | int,
+        old: tuple[int | None, int],
+        new: tuple[int | None, int],
     ) -> None:
-        """Bring the orders to what is known of a key now."""
-        old_created, old_expires = _times(known)
-        created, expires = _times(new)
+        """Bring the orders to what is known of a key now: when it was created, and expires."""
+        old_created, old_expires = old
+        created, expires = new
         if old_created != created and key >= _FIRST_USER_KEY:
             if old_created is not None:
                 order = ORDER.pack(old_created) + key
@@ -373,8 +361,11 @@ def _known(table: "lmdb.Cursor[bytes]", keys: Sequence[bytes]) -> set[bytes]:
     return {key for key, _ in table.getmulti(keys)}
 
 
-def _times(known: Row | int | None) -> tuple[int | None, int]:
-    return (known.created_ms, known.expires_s) if isinstance(known, Row) else (None, 0)
+def _times(known: Row | Entry | Change | int | None) -> tuple[int | None, int]:
+    """When a key was created, and expires; of one that is not there, nothing."""
+    if known is None or isinstance(known, int):
+        return None, 0
+    return known.created_ms, known.expires_s
 
 
 def _page(
