@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import traceback
 
 import msgspec
 
@@ -51,7 +52,11 @@ def main() -> None:
     decode = msgspec.json.Decoder(Task).decode
     for line in sys.stdin.buffer:
         task = decode(line)
-        answer = run_seal(task, disk) if isinstance(task, Seal) else _compact(task, disk)
+        try:
+            answer = run_seal(task, disk) if isinstance(task, Seal) else _compact(task, disk)
+        except Exception as error:  # a bug; it must not end the server, again and again
+            traceback.print_exc()
+            answer = Failed(f"a bug: {error!r}")
         sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
         sys.stdout.buffer.flush()
 

@@ -129,7 +129,7 @@ def build_footer(
     """The footer of a segment that holds `records` (keyed ones and notes, in any order)."""
     keyed: list[tuple[bytes, int, int, bytes]] = []
     notes: list[bytes] = []
-    first_seq, last_seq = header.first_seq, header.first_seq - 1
+    first_seq, last_seq = header.first_seq, max(header.first_seq - 1, 0)
     max_version = record_bytes = 0
     for key, position in records:
         first_seq = position.seq if not record_bytes else min(first_seq, position.seq)

@@ -22,12 +22,12 @@ Otherwise it is a torn tail: the log ends in front of it, later records of that 
 valid record behind it proves nothing: one batch is written in any order.)
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from pulzar.disk import Disk, File
-from pulzar.errors import SegmentMissing
+from pulzar.errors import Damage, SegmentMissing
 from pulzar.limits import SEGMENT_BYTES_MAX
 from pulzar.varidb.footer import Trailer, read_footer, read_trailer
 from pulzar.varidb.log import SEGMENTS, Start, segment_path
@@ -172,8 +172,34 @@ def _later_ones(state: Manifest, found: Mapping[int, Segment]) -> tuple[Reverted
     return (*lines, Lost(segments=tuple(sorted(later))))
 
 
+def _uncommitted(
+    disk: Disk, directory: str, segments: Sequence[Segment], named: Collection[int]
+) -> list[Segment]:
+    """The outputs of compactions that ended before their line in the MANIFEST.
+
+    Such an output may be whole in the page cache and nowhere else. So it counts only where it is
+    needed, because the MANIFEST was lost, and is synced then.
+    """
+    unborn: list[Segment] = []
+    for segment in segments:
+        if segment.header.kind == KIND_LOG or segment.id in named:
+            continue
+        others = [one for one in segments if one is not segment and one not in unborn]
+        there = {one.id for one in others} | _replaced_by(disk, directory, others)
+        if segment.trailer is None or _replaced_by(disk, directory, [segment]) <= there:
+            unborn.append(segment)
+            continue
+        file = disk.open(segment_path(directory, segment.id), write=True)
+        try:
+            file.sync()
+        finally:
+            file.close()
+    return unborn
+
+
 def _replaced_by(disk: Disk, directory: str, segments: Iterable[Segment]) -> set[int]:
-    """The ids that the footers of compacted segments name as their inputs."""
+    """The ids that the footers of compacted segments name as their inputs; a damaged one tells
+    none."""
     replaced: set[int] = set()
     for segment in segments:
         if segment.trailer is None or not segment.trailer.inputs:
@@ -182,6 +208,8 @@ def _replaced_by(disk: Disk, directory: str, segments: Iterable[Segment]) -> set
         try:
             for first, last in read_footer(file, segment.trailer).inputs:
                 replaced.update(range(first, last + 1))
+        except Damage:
+            continue
         finally:
             file.close()
     return replaced
@@ -336,16 +364,11 @@ def recover(
 ) -> Recovered:
     """Where the log goes on.
 
-    `named` are the ids in the MANIFEST: an output of compaction that is neither named nor complete
-    is unborn too. `known` and `place` are the cursor of a trusted index and where in the log it
-    stands (segment, offset); NOWHERE and (0, 0) without one. Raises OSError.
+    `named` are the ids in the MANIFEST. `known` and `place` are the cursor of a trusted index and
+    where in the log it stands (segment, offset); NOWHERE and (0, 0) without one. Raises OSError.
     """
     logs = [segment for segment in segments if segment.header.kind == KIND_LOG]
-    unborn = [
-        segment
-        for segment in segments
-        if segment.header.kind != KIND_LOG and segment.trailer is None and segment.id not in named
-    ]
+    unborn = _uncommitted(disk, directory, segments, named)
     while logs and not _born_on_disk(disk, directory, logs[-1]):
         unborn.append(logs.pop())
     # One that was left behind unborn by an earlier opening, and whose removal did not last.

@@ -180,6 +180,11 @@ class Volume:
             known=known,
             place=place,
         )
+        complete = {segment.id for segment in found.segments if segment.trailer is not None}
+        if self._manifest.bad_lines and complete.intersection(recovered.unborn):
+            # The line that was lost may have been the one that pointed the index there.
+            self.index.reset()
+            known, place = NOWHERE, (0, 0)
         self.segments.update((segment.id, segment) for segment in recovered.segments)
         self.damaged = list(recovered.damaged)
         self.last_opening = recovered.last_opening

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from pulzar.testing import FaultPlan, Killed
+from pulzar.testing import Fault, FaultPlan, Killed
 from pulzar.testing.faults import at_point
 from pulzar.varidb.crash_point import CrashPoint
 from tests.model.engine import Engine
@@ -82,3 +82,28 @@ def die_at(point: CrashPoint, nth: int, fate: int, *, power: bool) -> None:
 
 def test_every_point_is_passed_and_none_is_unknown() -> None:
     assert set(passings()) == {str(point) for point in CrashPoint}
+
+
+@pytest.mark.parametrize("fate", range(FATES))
+def test_what_a_dead_process_left_in_the_cache_is_not_counted_on(fate: int) -> None:
+    """Killed at any I/O of a compaction; opened again; then the power goes."""
+    operations = 0
+    for nth in range(1, 100):
+        engine = Engine(SEED)
+        engine.write([(b"a", b"1" * 200), (b"b", b"2"), (b"c", b"3")])
+        engine.write([(b"a", None), (b"b", b"4")])
+        engine.disk.faults = FaultPlan(Fault(nth=nth, kill=True))
+        try:
+            engine.compact()
+        except Killed:
+            operations = nth
+        engine.disk.faults = None
+        engine.rng.seed(fate)
+        engine.crash(power=False)
+        engine.crash(power=True)
+        engine.check()
+        engine.compact()
+        engine.crash(power=True)
+        engine.check()
+        engine.check_rebuild()
+    assert operations > 30
