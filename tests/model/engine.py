@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from pulzar.testing import SimulatedDisk
 from pulzar.testing.index import DictIndex
-from pulzar.varidb.blob import decode_blob, encode_blob
+from pulzar.varidb.blob import check_chunk, chunk_range, decode_blob, encode_blob
 from pulzar.varidb.crash_point import CrashPoint
 from pulzar.varidb.manifest import Replaced
 from pulzar.varidb.record import Record, Type, make_version
@@ -214,9 +214,14 @@ def read(volume: Volume, key: bytes) -> State:
         return record.value
     blob = decode_blob(record.value)
     file = volume.open_blob(blob)
+    chunks = []
     try:
-        content = file.read(blob.size, offset=0)
+        for number in range(len(blob.crcs)):
+            offset, length = chunk_range(blob, number)
+            chunks.append(file.read(length, offset=offset))
+            check_chunk(blob, number, chunks[-1])
     finally:
         file.close()
+    content = b"".join(chunks)
     assert content.startswith(BLOB)
     return content.removeprefix(BLOB)
