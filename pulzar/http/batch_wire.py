@@ -59,7 +59,9 @@ MSGPACK = "application/msgpack"
 JSON = "application/json"
 
 
-class PutOperation(msgspec.Struct, frozen=True, array_like=True, tag="put", gc=False):
+class PutOperation(
+    msgspec.Struct, frozen=True, array_like=True, tag="put", forbid_unknown_fields=True, gc=False
+):
     """Store a value."""
 
     key: str
@@ -70,7 +72,9 @@ class PutOperation(msgspec.Struct, frozen=True, array_like=True, tag="put", gc=F
     if_none_match: str | None = None
 
 
-class GetOperation(msgspec.Struct, frozen=True, array_like=True, tag="get", gc=False):
+class GetOperation(
+    msgspec.Struct, frozen=True, array_like=True, tag="get", forbid_unknown_fields=True, gc=False
+):
     """Read a value."""
 
     key: str
@@ -78,7 +82,9 @@ class GetOperation(msgspec.Struct, frozen=True, array_like=True, tag="get", gc=F
     if_none_match: str | None = None
 
 
-class DeleteOperation(msgspec.Struct, frozen=True, array_like=True, tag="delete", gc=False):
+class DeleteOperation(
+    msgspec.Struct, frozen=True, array_like=True, tag="delete", forbid_unknown_fields=True, gc=False
+):
     """Delete a key."""
 
     key: str
