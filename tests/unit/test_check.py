@@ -18,6 +18,7 @@ from pulzar.varidb.log import segment_path
 from pulzar.varidb.manifest import ManifestFile
 from pulzar.varidb.record import HEADER_BYTES
 from pulzar.varidb.recovery import Segment, survey
+from pulzar.varidb.segment import segment_name
 from tests.model.engine import BLOB, Engine
 
 DIRECTORY = "/volume"
@@ -123,6 +124,20 @@ def test_a_copy_that_lacks_the_end_of_the_log_is_told_so() -> None:
     engine.disk.unlink(segment_path("/copy", 2))
     assert list(check("/copy", engine.disk)) == [
         Finding("note", "segments", "00000002.seg came after this copy was begun")
+    ]
+
+
+def test_a_copy_that_lacks_the_output_of_a_compaction_is_told_so() -> None:
+    engine = stopped()
+    engine.open()
+    engine.compact()
+    (replaced,) = ManifestFile(engine.disk, DIRECTORY).state.replaced
+    engine.volume.close(now_ms=engine.now_ms)
+    engine.disk.copy_directory(DIRECTORY, "/copy")
+    name = segment_name(replaced.outputs[0])
+    engine.disk.unlink(f"/copy/segments/{name}")
+    assert list(check("/copy", engine.disk)) == [
+        Finding("note", "segments", f"{name} came after this copy was begun")
     ]
 
 

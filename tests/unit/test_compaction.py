@@ -335,6 +335,15 @@ def test_a_blob_whose_record_is_at_another_place_too_stays() -> None:
     assert world.rewrite().blobs == ()
 
 
+def test_a_blob_that_the_index_does_not_know_goes_with_its_record() -> None:
+    world = World((b"a", b"old"), (b"a", b"new"), blobs=True)
+    names = [key for key in world.index.entries if key[0] == 0xFE]
+    for name in names:
+        del world.index.entries[name]
+    (gone,) = world.rewrite().blobs
+    assert b"\xfe" + gone.encode() in names
+
+
 def test_a_record_that_the_index_has_at_another_place_is_dropped() -> None:
     world = World((b"a", b"1"), (b"b", b"2"))
     position = world.index.entries[b"a"]

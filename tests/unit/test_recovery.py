@@ -15,12 +15,12 @@ from pulzar.errors import SegmentMissing
 from pulzar.testing import Killed, SimulatedDisk
 from pulzar.testing.faults import Fault, FaultPlan, at_point
 from pulzar.varidb.crash_point import CrashPoint
-from pulzar.varidb.log import segment_path
+from pulzar.varidb.log import added, segment_path
 from pulzar.varidb.manifest import Lost, ManifestFile, Reverted
 from pulzar.varidb.position import NOWHERE
 from pulzar.varidb.record import Record, Type, encode
 from pulzar.varidb.recovery import Recovered, Segment, Survey, is_born, judge_tail, recover, survey
-from pulzar.varidb.segment import SEGMENT_HEADER_BYTES, SegmentHeader
+from pulzar.varidb.segment import SEGMENT_HEADER_BYTES, SegmentHeader, segment_name
 from tests.model.engine import Engine
 
 HEADER = SegmentHeader(volume_id=b"v" * 16, salt=b"s" * 16, segment_id=7)
@@ -358,6 +358,22 @@ def test_inputs_may_be_missing_where_the_output_is_there() -> None:
     engine.check()
 
 
+def test_a_damaged_footer_does_not_stand_for_a_missing_input() -> None:
+    engine = stopped(compacted=True)
+    (replaced,) = ManifestFile(engine.disk, engine.directory).state.replaced
+    output = looked_at(engine).segments[-1]
+    assert output.id == replaced.outputs[0]
+    engine.disk.unlink(f"{engine.directory}/MANIFEST")
+    manifest = ManifestFile(engine.disk, engine.directory)
+    manifest.append([added(segment.header) for segment in looked_at(engine).segments])
+    manifest.close()
+    engine.disk.unlink(path(engine, replaced.inputs[0]))
+    assert looked_at(engine).segments[-1] == output
+    engine.disk.flip(path(engine, output.id), output.end + 70, 0)
+    with pytest.raises(SegmentMissing, match=segment_name(replaced.inputs[0])):
+        looked_at(engine)
+
+
 # Where the log goes on.
 
 
@@ -378,35 +394,10 @@ def killed_while_opening(point: CrashPoint) -> Engine:
     return engine
 
 
-def opened_again(point: CrashPoint) -> tuple[Engine, Recovered]:
-    engine = killed_while_opening(point)
-    manifest = ManifestFile(engine.disk, engine.directory)
-    segments = survey(
-        engine.disk,
-        engine.directory,
-        manifest,
-        volume_id=volume_id_of(engine),
-        is_copy=False,
-    )
-    return engine, recover(
-        engine.disk,
-        engine.directory,
-        segments.segments,
-        segments.others,
-        named=manifest.state.segments.keys(),
-        known=NOWHERE,
-        place=(0, 0),
-    )
-
-
-def volume_id_of(engine: Engine) -> bytes:
-    header = engine.disk.open(path(engine, 1)).read(32, offset=0)
-    return header[16:32]
-
-
 @pytest.mark.parametrize("point", [CrashPoint.SEGMENT_CREATED, CrashPoint.RECOVERY_COPIED])
 def test_an_unborn_segment_does_not_end_the_one_before(point: CrashPoint) -> None:
-    engine, there = opened_again(point)
+    engine = killed_while_opening(point)
+    there = recovered(engine)
     assert there.unborn == (2,)
     assert [segment.id for segment in there.segments] == [1]
     assert (there.start.previous_id, there.start.next_segment) == (1, 3)
@@ -420,7 +411,7 @@ def test_an_unborn_segment_does_not_end_the_one_before(point: CrashPoint) -> Non
 
 
 def test_what_an_unborn_segment_holds_in_sequence_is_carried_too() -> None:
-    _, there = opened_again(CrashPoint.RECOVERY_COPIED)
+    there = recovered(killed_while_opening(CrashPoint.RECOVERY_COPIED))
     assert there.start.carried[-1].type == Type.OPEN
 
 
