@@ -22,7 +22,6 @@ from bench.memory import MemoryWatch
 from bench.servers import BenchError, Server
 
 BUFFER_BYTES = 1 << 20
-SENDFILE_BYTES = 1 << 22
 
 UP = Figure(
     row="large",
@@ -73,10 +72,7 @@ def upload_s(server: Server, source: Path, key: str) -> float:
         connection.putrequest("PUT", server.paths["put"] % key, skip_accept_encoding=True)
         connection.putheader("Content-Length", str(size))
         connection.endheaders()
-        sent = 0
-        while sent < size:
-            out = connection.sock.fileno()
-            sent += os.sendfile(out, file.fileno(), sent, min(SENDFILE_BYTES, size - sent))
+        connection.sock.sendfile(file)
         answer = connection.getresponse()
         answer.read()
         elapsed = time.monotonic() - begun
