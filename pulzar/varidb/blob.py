@@ -86,14 +86,13 @@ class BlobWriter:
         self._disk = disk
         self._path = blob_path(directory, name)
         self._parent = self._path.rpartition("/")[0]
+        self._root = self._parent.rpartition("/")[0]
         self._name = name
         self._chunk = bytearray()
         self._crcs: list[int] = []
         self._written = 0
         self.size = 0
-        if not disk.exists(self._parent):
-            disk.make_directory(self._parent)
-            disk.sync_directory(f"{directory}/{BLOBS}")
+        disk.make_directory(self._parent)
         self._file = disk.create(self._path)
         self._open = True
         disk.reached(CrashPoint.BLOB_CREATED)
@@ -121,6 +120,8 @@ class BlobWriter:
         self._file.sync()
         self._disk.reached(CrashPoint.BLOB_SYNCED)
         self._disk.sync_directory(self._parent)
+        # Of the directory too, whoever made it: another upload may not have come that far.
+        self._disk.sync_directory(self._root)
         self._disk.reached(CrashPoint.BLOB_NAMED)
         self._close()
         return Blob(self.size, BLOB_CHUNK_BYTES, self._name, tuple(self._crcs))
