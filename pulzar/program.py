@@ -63,6 +63,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: Callable[[s
     loop.add_signal_handler(signal.SIGINT, _stop_once, loop, stop)
     log_settings(config)
     check_data_directory(disk, config.data_dir)
+    gc.disable()  # what an opening holds, it holds until it ends
     store = await open_store(
         config.data_dir,
         disk=disk,
@@ -93,6 +94,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: Callable[[s
 def _calm_collector() -> None:
     """Look for garbage less often: requests leave cycles only where they fail. What is there when
     the server starts stays, and need not be looked at again (1 to 2 us of a PUT)."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
