@@ -27,6 +27,7 @@ from pulzar.testing.content import Content
 from pulzar.testing.copies import Snapshot, copy_steps, from_snapshot, take_snapshot
 from pulzar.testing.faults import REACHED, Fault, FaultPlan, Killed
 from pulzar.testing.names import Assignment, Directory, Names, Node
+from pulzar.varidb.crash_point import CrashPoint
 
 FREE_BYTES = 1 << 40  # of a disk without a capacity
 COPY_CHUNK_BYTES = 4096
@@ -379,6 +380,11 @@ class SimulatedFile:
                 self._content.write(written[: max(0, room)], offset)
                 raise _error(errno.ENOSPC, self._path)
             self._content.write(written, offset)
+
+    def write_synced(self, buffers: Sequence[Buffer], *, offset: int) -> None:
+        self.write(buffers, offset=offset)
+        self._disk.reached(CrashPoint.COMMIT_WRITTEN)
+        self.sync()
 
     def read(self, length: int, *, offset: int) -> bytes:
         with self._disk._mutex:

@@ -43,8 +43,9 @@ class DictIndex:
         self._cursor, self._place = cursor, place
 
     def append(
-        self, items: Sequence[tuple[bytes, Position]], cursor: Cursor, place: bytes = b""
+        self, rows: Sequence[tuple[bytes, bytes]], cursor: Cursor, place: bytes = b""
     ) -> None:
+        items = [(key, unpack_position(key, entry)) for key, entry in rows]
         newest = max((one.version for one in self.entries.values()), default=0)
         if any(position.version <= newest for _, position in items):
             raise AssertionError("an index was told that something older is new")

@@ -39,7 +39,7 @@ from pulzar.errors import Damage
 from pulzar.limits import INLINE_BYTES_MAX
 from pulzar.varidb.entry import Entry
 from pulzar.varidb.position import POSITION_BYTES, Position
-from pulzar.varidb.record import Type
+from pulzar.varidb.record import Record, Type
 
 COMPLETE = 1
 INLINE = 2
@@ -72,8 +72,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
     `inline`: the value, if it is one of at most INLINE_BYTES_MAX, else None. `seq` 0: not known,
     but behind everything that came before. `complete` False: content type and inline value are
-    not known. `newest`: it is known to be newer than all records of its key, and `replaces` is the
-    entry that the catalog has of the key, if any: then it need not look.
+    not known.
     """
 
     key: bytes
@@ -86,8 +85,18 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     inline: bytes | None = None
     seq: int = 0
     complete: bool = True
-    newest: bool = False
-    replaces: Entry | None = None
+
+
+class Newest(msgspec.Struct, frozen=True, gc=False):
+    """A PUT, BLOB or DELETE that is newer than all records of its key.
+
+    `size` is the value's as users see it; `replaces` what the catalog has of the key, if anything.
+    """
+
+    record: Record
+    size: int
+    content_type: str
+    replaces: Entry | None
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -205,23 +214,23 @@ def pack_row(key: bytes, row: Row) -> bytes:
     return int(_crc32c(_crc32c(0, key), rest)).to_bytes(4, "little") + rest
 
 
-def pack_newest(change: Change, *, holder: int, seq: int) -> bytes:
+def pack_newest(change: Newest, *, holder: int, seq: int) -> bytes:
     """What `decide` and `pack_row` make of a PUT or BLOB of a new version, only faster."""
-    content_type, inline = change.content_type.encode(), change.inline
-    flags = SEEN | COMPLETE if inline is None else SEEN | COMPLETE | INLINE
+    record, content_type = change.record, change.content_type.encode()
+    inline = record.type == _PUT and change.size <= INLINE_BYTES_MAX
     rest = _ONE_HOLDER.pack(
-        change.version,
+        record.version,
         change.size,
-        change.created_ms,
-        change.expires_s,
-        flags,
+        record.created_ms,
+        record.expires_s,
+        SEEN | COMPLETE | INLINE if inline else SEEN | COMPLETE,
         1,
         len(content_type),
         holder,
         seq << 1,
     )
-    rest += content_type + inline if inline is not None else content_type
-    return int(_crc32c(_crc32c(0, change.key), rest)).to_bytes(4, "little") + rest
+    rest = b"".join((rest, content_type, record.value)) if inline else rest + content_type
+    return int(_crc32c(_crc32c(0, record.key), rest)).to_bytes(4, "little") + rest
 
 
 class Loaded(NamedTuple):

@@ -26,7 +26,7 @@ from pulzar.limits import (
     CHECKPOINT_IDLE_MS,
     PENDING_RECORDS_MAX,
 )
-from pulzar.varidb.catalog import Catalog, Change
+from pulzar.varidb.catalog import Catalog, Newest
 from pulzar.varidb.log import Active, Batch
 from pulzar.varidb.record import Record, Type
 from pulzar.varidb.turns import Turns
@@ -49,7 +49,7 @@ class Write:
     def __init__(
         self,
         record: Record,
-        change: Change | None,
+        change: Newest | None,
         done: "asyncio.Future[None] | None",
         turns: Turns | None,
     ) -> None:
@@ -220,7 +220,7 @@ class Committer:
         try:
             volume.apply(batch, cursor, place)
             changes = [write.change for write in writes if write.change is not None]
-            self._catalog.apply(changes, self._holder, cursor)
+            self._catalog.append(changes, self._holder, cursor)
         except PulzarError as error:
             # The records are durable; only a restart can show them.
             volume.log.fail(f"a view could not be written: {error}")

@@ -16,14 +16,23 @@ from pulzar.errors import Damage
 from pulzar.limits import FOLLOW_PLACES_MAX, LOAD_ROWS_MAX
 from pulzar.varidb.blob import decode_blob
 from pulzar.varidb.footer import Footer, position_of, read_footer
-from pulzar.varidb.log import segment_path
-from pulzar.varidb.position import ENTRY_TYPE_AT, Cursor, Position, pack_position, unpack_position
-from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
+from pulzar.varidb.log import Batch, segment_path
+from pulzar.varidb.position import (
+    ENTRY_TYPE_AT,
+    Cursor,
+    Position,
+    pack_place,
+    pack_position,
+    unpack_position,
+)
+from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type, record_length
 from pulzar.varidb.recovery import Segment
 from pulzar.varidb.segment import KIND_LOG, SEGMENT_HEADER_BYTES, Found, read_record, scan
 
 FIRST_NOTE_BYTE = 0xFE
 """Index keys from here on are not users' keys: those are UTF-8, which has no such byte."""
+
+_PLAIN = frozenset({Type.PUT, Type.DELETE})
 
 Item: TypeAlias = tuple[bytes, Position]
 
@@ -50,8 +59,10 @@ class IndexView(IndexReader, Protocol):
     def apply(self, items: Sequence[Item], cursor: Cursor, place: bytes = b"") -> None:
         """Take in positions; the larger (version, seq) wins. The cursor goes with them."""
 
-    def append(self, items: Sequence[Item], cursor: Cursor, place: bytes = b"") -> None:
-        """As apply, for positions of which each is newer than all that are there."""
+    def append(
+        self, rows: Sequence[tuple[bytes, bytes]], cursor: Cursor, place: bytes = b""
+    ) -> None:
+        """As apply, for packed positions of which each is newer than all that are there."""
 
     def load(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> None:
         """As apply, for the columns of a footer, without a cursor."""
@@ -131,6 +142,41 @@ def index_items(key: bytes, value: bytes | None, position: Position) -> list[Ite
     if position.type == Type.BLOB and value is not None:
         items.append((blob_key(decode_blob(value).name), position))
     return items
+
+
+def batch_rows(batch: Batch) -> list[tuple[bytes, bytes]]:
+    """The rows of the index, packed, that a batch of the log makes."""
+    rows: list[tuple[bytes, bytes]] = []
+    segment, offset, seq = batch.segment, batch.offset, batch.first_seq
+    for record, buffer in zip(batch.records, batch.buffers, strict=True):
+        if record.type in _PLAIN:
+            row = pack_place(record, segment=segment, offset=offset, seq=seq)
+            rows.append((record.key, row))
+        elif record.type in KEYED or record.type in KEPT_FOREVER:
+            position = _position(record, segment=segment, offset=offset, seq=seq)
+            items = index_items(record.key, record.value, position)
+            rows += [(key, pack_position(key, one)) for key, one in items]
+        offset += len(buffer)
+        seq += 1
+    return rows
+
+
+def _position(record: Record, *, segment: int, offset: int, seq: int) -> Position:
+    value = record.value
+    return Position(
+        segment,
+        offset,
+        record_length(record),
+        record.type,
+        record.flags,
+        len(record.key),
+        len(record.meta),
+        seq,
+        record.version,
+        decode_blob(value).size if record.type == Type.BLOB else len(value),
+        record.created_ms,
+        record.expires_s,
+    )
 
 
 def blob_items(

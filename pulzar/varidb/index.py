@@ -93,16 +93,14 @@ class Index:
             self.view.put_cursor(transaction, _LOG, cursor, place)
 
     def append(
-        self, items: Sequence[tuple[bytes, Position]], cursor: Cursor, place: bytes = b""
+        self, rows: Sequence[tuple[bytes, bytes]], cursor: Cursor, place: bytes = b""
     ) -> None:
-        """As `apply`, without a look: each position is newer than all that are there.
+        """As `apply`, for packed positions, without a look: each is newer than all that are there.
 
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
-        with self.view.write(rows=len(items), size=len(items) * _ROW_BYTES) as transaction:
-            put, table = transaction.put, self._table
-            for key, position in items:
-                put(key, pack_position(key, position), db=table)
+        with self.view.write(rows=len(rows), size=len(rows) * _ROW_BYTES) as transaction:
+            transaction.cursor(self._table).putmulti(sorted(rows))
             self.view.put_cursor(transaction, _LOG, cursor, place)
 
     def load(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> None:

@@ -4,7 +4,7 @@ One segment is active; batches are appended to it. A batch goes through three st
 event loop can give the slow one to a thread while the next batch gathers:
 
     prepare   give each record its seq and its place, encode it            (no I/O)
-    write     one pwritev, one fdatasync                                   (blocks)
+    write     one pwritev that returns when the bytes are durable          (blocks)
     settle    the batch is durable: move `durable_seq`                     (no I/O)
 
 At most one batch is between prepare and settle. An OSError from `write` is final: the log takes
@@ -25,10 +25,9 @@ from pulzar.disk import Disk, File
 from pulzar.errors import WritesStopped
 from pulzar.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, SEGMENT_RECORDS_MAX
 from pulzar.varidb import record as rec
-from pulzar.varidb.blob import decode_blob
 from pulzar.varidb.crash_point import CrashPoint
 from pulzar.varidb.manifest import Added, ManifestFile
-from pulzar.varidb.position import Cursor, Position
+from pulzar.varidb.position import Cursor
 from pulzar.varidb.record import Record, Type
 from pulzar.varidb.segment import (
     SALT_BYTES,
@@ -42,7 +41,8 @@ SEGMENTS = "segments"
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Records with their places, on the way to the disk. Parallel: records, positions."""
+    """Records on the way to the disk, one behind the other from `offset` of a segment on, and
+    their bytes, padding included: `records` and `buffers` are parallel. Their seqs are dense."""
 
     segment: int
     offset: int
@@ -50,10 +50,14 @@ class Batch(msgspec.Struct, frozen=True):
     buffers: list[bytes]
     last_seq: int
     records: list[Record]
-    positions: list[Position]
+
+    @property
+    def first_seq(self) -> int:
+        """The seq of the first record."""
+        return self.last_seq - len(self.records) + 1
 
 
-NO_RECORDS = Batch(0, 0, 0, [], 0, [], [])
+NO_RECORDS = Batch(0, 0, 0, [], 0, [])
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,31 +160,22 @@ class Log:
         self._require_writable()
         if self._prepared is not None:
             raise WritesStopped("a batch is already on its way")
-        segment, seed, synced = self.segment, self.seed, self.durable_seq
+        seed, synced = self.seed, self.durable_seq
         offset, seq = self.end, self.next_seq
         room = self._segment_bytes if bounded else 1 << 62
         limit = min(room, offset + BATCH_BYTES_MAX) if bounded else room
         count_max = SEGMENT_RECORDS_MAX - self.records_in_segment if bounded else len(records)
         buffers: list[bytes] = []
-        positions: list[Position] = []
         for record in records[: min(count_max, BATCH_RECORDS_MAX) if bounded else None]:
             buffer = rec.encode(record, seq=seq, synced=synced, offset=offset, seed=seed)
             end = offset + len(buffer)
             if end > limit and (buffers or end > room):
                 break
             buffers.append(buffer)
-            positions.append(_place(record, segment=segment, offset=offset, seq=seq))
             offset = end
             seq += 1
-        batch = Batch(
-            segment,
-            self.end,
-            offset,
-            buffers,
-            seq - 1,
-            list(records[: len(positions)]),
-            positions,
-        )
+        taken = list(records[: len(buffers)])
+        batch = Batch(self.segment, self.end, offset, buffers, seq - 1, taken)
         self._prepared = batch
         return batch
 
@@ -188,9 +183,7 @@ class Log:
         """Write and sync a prepared batch. Raises OSError: then the log takes no more records."""
         assert self._file is not None
         try:
-            self._file.write(batch.buffers, offset=batch.offset)
-            self._disk.reached(CrashPoint.COMMIT_WRITTEN)
-            self._file.sync()
+            self._file.write_synced(batch.buffers, offset=batch.offset)
         except OSError as error:
             self.fail(f"writing segment {batch.segment} failed: {error}")
             raise
@@ -341,22 +334,4 @@ def added(header: SegmentHeader) -> Added:
         previous=header.previous_id,
         previous_end=header.previous_end,
         created_ms=header.created_ms,
-    )
-
-
-def _place(record: Record, *, segment: int, offset: int, seq: int) -> Position:
-    value = record.value
-    return Position(
-        segment,
-        offset,
-        rec.HEADER_BYTES + len(record.key) + len(record.meta) + len(value),
-        record.type,
-        record.flags,
-        len(record.key),
-        len(record.meta),
-        seq,
-        record.version,
-        decode_blob(value).size if record.type == Type.BLOB else len(value),
-        record.created_ms,
-        record.expires_s,
     )

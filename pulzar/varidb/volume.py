@@ -37,10 +37,10 @@ from pulzar.varidb.following import (
     Item,
     Logged,
     LogReader,
+    batch_rows,
     blob_items,
     blob_key,
     footer_of,
-    index_items,
     load_segment,
     note_key,
 )
@@ -50,14 +50,13 @@ from pulzar.varidb.log import NO_RECORDS, Active, Batch, Log, added, segment_pat
 from pulzar.varidb.manifest import Lost, ManifestFile, Opened, Removed, Replaced, Sealed, Swapped
 from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
 from pulzar.varidb.read_me import write_read_me
-from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
+from pulzar.varidb.record import Record, Type
 from pulzar.varidb.record_files import RecordFiles
 from pulzar.varidb.recovery import Damaged, Recovered, Segment, recover, survey
 from pulzar.varidb.segment import KIND_LOG
 
 _PLACE = struct.Struct("<QQ")
 _UNKNOWN = 1 << 64  # larger than every version
-_PLAIN = frozenset({Type.PUT, Type.DELETE})
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,23 +233,20 @@ class Volume:
 
         `cursor` and `place` are those of when the batch was settled.
         """
-        items: list[Item] = []
         newest, version_max = True, self._version_max
-        for record, position in zip(batch.records, batch.positions, strict=True):
-            version = position.version
+        for record in batch.records:
+            version = record.version
             if version > version_max:
                 version_max = version
             elif version:
                 newest = False
-            if position.type in _PLAIN:
-                items.append((record.key, position))
-            elif position.type in KEYED or position.type in KEPT_FOREVER:
-                items += index_items(record.key, record.value, position)
-                if position.type == Type.EPOCH and version_max == _UNKNOWN:
-                    version_max = version  # it was promised: all that came before is smaller
+            if record.type == Type.EPOCH and version_max == _UNKNOWN:
+                version_max = version  # it was promised: all that came before is smaller
+        rows = batch_rows(batch)
         if newest:
-            self.index.append(items, cursor, place)
+            self.index.append(rows, cursor, place)
         else:
+            items = [(key, unpack_position(key, entry)) for key, entry in rows]
             self.index.apply(items, cursor, place)
         self._version_max = version_max
         self._disk.reached(CrashPoint.COMMIT_INDEXED)

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from pulzar.clock import Clock
 from pulzar.errors import ConditionFailed, KeyNotFound, PulzarError
-from pulzar.limits import COUNTER_BITS, INLINE_BYTES_MAX
+from pulzar.limits import COUNTER_BITS
 from pulzar.varidb.blob import Blob, encode_blob
-from pulzar.varidb.catalog import Catalog, Change
+from pulzar.varidb.catalog import Catalog, Newest
 from pulzar.varidb.commit import Committer, Write
 from pulzar.varidb.condition import Condition
 from pulzar.varidb.disk_room import DiskRoom
@@ -62,16 +62,16 @@ class Writer:
         """Write a value, or the name of a finished blob. See `Store.put`."""
         if not self._turns.try_take(put.key):
             await self._turns.take(put.key)
-        record, change, written = self._decide(put, blob)
-        await self._submit(record, change)
+        change, written = self._decide(put, blob)
+        await self._submit(change)
         return written
 
     async def delete(self, delete: Delete) -> Written:
         """Delete a key. See `Store.delete`."""
         if not self._turns.try_take(delete.key):
             await self._turns.take(delete.key)
-        record, change, written = self._decide(delete, None)
-        await self._submit(record, change)
+        change, written = self._decide(delete, None)
+        await self._submit(change)
         if written.created:
             raise KeyNotFound("there is no such key: it had expired")
         return written
@@ -85,31 +85,25 @@ class Writer:
             return
         self.expired_total += 1
         self.superseded_bytes += entry.size
-        record, change = self._delete_record(key, entry)
-        await self._submit(record, change)
+        await self._submit(self._delete(key, entry, self._clock.now_ms()))
 
     async def many(self, operations: Sequence[Put | Delete]) -> list[Written | PulzarError]:
-        """Writes in this order, as one wave to the disk. Errors are results."""
+        """Writes in this order, as few waves to the disk as possible. Errors are results."""
         results: list[Written | PulzarError] = []
         begun: list[tuple[int, Write]] = []
-        wave: list[Write] = []
+        wave: list[Put | Delete] = []
         for operation in operations:
             if not self._turns.try_take(operation.key):
                 # Never wait for a turn with turns in hand that the disk does not know of.
-                self._submit_wave(wave)
+                self._begin(wave, results, begun)
                 wave = []
-                await self._turns.take(operation.key)
-            try:
-                record, change, written = self._decide(operation, None)
-            except PulzarError as error:
-                results.append(error)
-                continue
-            write = Write(record, change, None, self._turns)
-            begun.append((len(results), write))
-            wave.append(write)
-            expired = isinstance(operation, Delete) and written.created
-            results.append(KeyNotFound("there is no such key") if expired else written)
-        self._submit_wave(wave)
+                try:
+                    await self._turns.take(operation.key)
+                except PulzarError as error:
+                    results.append(error)
+                    continue
+            wave.append(operation)
+        self._begin(wave, results, begun)
         if begun and not begun[-1][1].finished:
             # Writes end in the order in which they were submitted.
             last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -121,68 +115,107 @@ class Writer:
                 results[number] = write.error
         return results
 
-    def _submit_wave(self, wave: Sequence[Write]) -> None:
+    def _begin(
+        self,
+        wave: Sequence[Put | Delete],
+        results: list[Written | PulzarError],
+        begun: list[tuple[int, Write]],
+    ) -> None:
+        """Decide and submit operations whose turns were taken; a result for each."""
+        writes: list[Write] = []
         try:
-            self._committer.submit_many(wave)
+            entries = self._catalog.get_many([operation.key for operation in wave])
+        except BaseException:  # the turns must go on, whatever it was
+            for operation in wave:
+                self._turns.give(operation.key)
+            raise
+        for operation, entry in zip(wave, entries, strict=True):
+            try:
+                change, written = self._decide_on(operation, None, entry)
+            except PulzarError as error:
+                results.append(error)
+                continue
+            write = Write(change.record, change, None, self._turns)
+            begun.append((len(results), write))
+            writes.append(write)
+            expired = isinstance(operation, Delete) and written.created
+            results.append(KeyNotFound("there is no such key") if expired else written)
+        self._submit_all(writes)
+
+    def _submit_all(self, writes: Sequence[Write]) -> None:
+        try:
+            self._committer.submit_many(writes)
         except PulzarError as error:
-            for write in wave:
+            for write in writes:
                 write.finish(error)
 
-    async def _submit(self, record: Record, change: Change) -> None:
+    async def _submit(self, change: Newest) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._submit_wave([Write(record, change, done, self._turns)])
+        self._submit_all([Write(change.record, change, done, self._turns)])
         await done
 
-    def _decide(self, operation: Put | Delete, blob: Blob | None) -> tuple[Record, Change, Written]:
-        """What to write. The caller has the turn; it is given on where this raises."""
+    def _decide(self, operation: Put | Delete, blob: Blob | None) -> tuple[Newest, Written]:
+        """As `_decide_on`, looking the key up first."""
         try:
             entry = self._catalog.get(operation.key)
-            expired = entry is not None and is_expired(entry.expires_s, self._clock.now_ms())
-            version = None if entry is None or expired else entry.version
+        except BaseException:  # the turn must go on, whatever it was
+            self._turns.give(operation.key)
+            raise
+        return self._decide_on(operation, blob, entry)
+
+    def _decide_on(
+        self, operation: Put | Delete, blob: Blob | None, entry: Entry | None
+    ) -> tuple[Newest, Written]:
+        """What to write. The caller has the turn; it is given on where this raises.
+
+        `entry` is what the catalog has of the key: the turn keeps that so.
+        """
+        try:
+            now_ms = self._clock.now_ms()
+            version = entry.version if entry is not None else None
+            if entry is not None and entry.expires_s and is_expired(entry.expires_s, now_ms):
+                version = None
             condition = operation.condition
             if condition is not None and not condition.holds(version):
                 raise _failed_condition(condition, version)
             if isinstance(operation, Put):
-                record, change = self._put_record(operation, blob, entry)
+                change = self._put(operation, blob, entry, now_ms)
                 self.puts_total += 1
             elif entry is None:
                 raise KeyNotFound("there is no such key")
             else:
-                record, change = self._delete_record(operation.key, entry)
+                change = self._delete(operation.key, entry, now_ms)
                 self.deletes_total += 1
         except BaseException:  # the turn must go on, whatever it was
             self._turns.give(operation.key)
             raise
         if entry is not None:
             self.superseded_bytes += entry.size
-        return record, change, _written(record, change, created=version is None)
+        record = change.record
+        return change, Written(record.version, change.size, record.expires_s, 1, 1, version is None)
 
-    def _put_record(
-        self, put: Put, blob: Blob | None, entry: Entry | None
-    ) -> tuple[Record, Change]:
-        self._room.take(len(put.value))
-        value = put.value if blob is None else encode_blob(blob)
-        size = len(put.value) if blob is None else blob.size
+    def _put(self, put: Put, blob: Blob | None, entry: Entry | None, now_ms: int) -> Newest:
+        value = put.value
+        size = len(value)
+        self._room.take(size)
+        type_ = Type.PUT
+        if blob is not None:
+            type_, value, size = Type.BLOB, encode_blob(blob), blob.size
         record = Record(
-            type=Type.PUT if blob is None else Type.BLOB,
+            type=type_,
             key=put.key,
             value=value,
-            meta=encode_meta(put.content_type),
+            meta=encode_meta(put.content_type) if put.content_type else b"",
             version=self._next_version(),
-            created_ms=self._clock.now_ms(),
+            created_ms=now_ms,
             expires_s=put.expires_s,
         )
-        inline = value if blob is None and size <= INLINE_BYTES_MAX else None
-        return record, _change(record, size, put.content_type, inline, entry)
+        return Newest(record, size, put.content_type, entry)
 
-    def _delete_record(self, key: bytes, entry: Entry) -> tuple[Record, Change]:
-        record = Record(
-            type=Type.DELETE,
-            key=key,
-            version=self._next_version(),
-            created_ms=self._clock.now_ms(),
-        )
-        return record, _change(record, 0, "", None, entry)
+    def _delete(self, key: bytes, entry: Entry, now_ms: int) -> Newest:
+        version = self._next_version()
+        record = Record(type=Type.DELETE, key=key, version=version, created_ms=now_ms)
+        return Newest(record, 0, "", entry)
 
     def _next_version(self) -> int:
         if self._version & _COUNTER_MASK == _COUNTER_MASK:
@@ -200,36 +233,3 @@ def _failed_condition(condition: Condition, version: int | None) -> ConditionFai
     if not condition.none_match_holds(version) and condition.none_match_any:
         return ConditionFailed(f'the key exists already, at version "{version:016x}"')
     return ConditionFailed(f'the key is at version "{version:016x}"')
-
-
-def _change(
-    record: Record,
-    size: int,
-    content_type: str,
-    inline: bytes | None,
-    entry: Entry | None,
-) -> Change:
-    """For the catalog. `entry` is what it has of the key: the turn keeps that so until then."""
-    return Change(
-        record.key,
-        record.type,
-        record.version,
-        size,
-        record.created_ms,
-        record.expires_s,
-        content_type,
-        inline,
-        newest=True,
-        replaces=entry,
-    )
-
-
-def _written(record: Record, change: Change, *, created: bool) -> Written:
-    return Written(
-        version=record.version,
-        size=change.size,
-        expires_s=record.expires_s,
-        copies=1,
-        wanted=1,
-        created=created,
-    )

@@ -43,6 +43,15 @@ class TestFile:
         assert file.size() == 0
         file.close()
 
+    def test_synced_writes_are_writes(self, disk: Disk, home: str) -> None:
+        file = disk.create(f"{home}/a")
+        file.allocate(8)
+        file.write_synced([b"ab", b"", b"cd"], offset=2)
+        many = [b"%d" % (n % 10) for n in range(2500)]  # more than one call can take
+        file.write_synced(many, offset=6)
+        assert file.read(10_000, offset=0) == bytes(2) + b"abcd" + b"".join(many)
+        file.close()
+
     def test_a_hole_reads_as_zeros(self, disk: Disk, home: str) -> None:
         file = disk.create(f"{home}/a")
         file.write([b"x"], offset=1000)
