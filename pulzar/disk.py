@@ -156,9 +156,15 @@ class SystemFile:
         # One call instead of pwritev and fdatasync: between two, this thread would have to wait
         # until the event loop lets go of the interpreter.
         if len(buffers) <= IOV_MAX:
-            written = os.pwritev(self._fd, buffers, offset, os.RWF_DSYNC)
-            if written == sum(map(len, buffers)):
-                return
+            try:
+                written = os.pwritev(self._fd, buffers, offset, os.RWF_DSYNC)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:  # said before anything is written
+                    raise
+                written = os.pwritev(self._fd, buffers, offset)
+            else:
+                if written == sum(map(len, buffers)):
+                    return
             self._write_rest(b"".join(buffers)[written:], offset + written)
         else:
             self.write(buffers, offset=offset)

@@ -19,6 +19,7 @@
     |   |-- OutcomeUnknown         the write may or may not have happened
     |   |-- WritesStopped          the volume met a disk error and takes no more writes
     |   |-- NotReady               still opening, or already closing
+    |   |-- ViewBroken             a view is not to be believed any more: it is made anew
     |   `-- UnexpectedAnswer       what answers a client there is no Pulzar
     |-- OutOfSpace                 no room for a PUT; deletes and compaction still work
     |-- Damage                     bytes on disk that fail their checksum: never served
@@ -151,6 +152,12 @@ class WritesStopped(Unavailable):
 
 class NotReady(Unavailable):
     code = "not_ready"
+
+
+class ViewBroken(Unavailable):
+    """Reset the view and fill it from the log."""
+
+    code = "view_broken"
 
 
 class UnexpectedAnswer(Unavailable):

@@ -22,7 +22,7 @@ CONTENT_TYPE_DEFAULT = "application/octet-stream"  # what "" stands for
 
 # Segments.
 SEGMENT_BYTES = 256 * MIB
-SEGMENT_BYTES_MIN = 64 * KIB  # tests use small segments
+SEGMENT_BYTES_MIN = 2 * MIB  # of the setting; tests of the engine use smaller ones
 SEGMENT_BYTES_MAX = 2 * GIB  # offsets in footers are u32
 SEGMENT_RECORDS_MAX = 262_144  # bounds the memory for sealing one
 CHECKPOINT_BYTES = 16 * MIB
@@ -97,5 +97,7 @@ if KEY_BYTES_MAX + 8 > 511:
     raise AssertionError("a catalog order key must fit LMDB's 511 bytes")
 if BLOB_BYTES_MAX // BLOB_CHUNK_BYTES * 4 > SEGMENT_VALUE_BYTES_MAX:
     raise AssertionError("a blob's checksum table must fit one record")
+if SEGMENT_VALUE_BYTES_MAX + META_BYTES_MAX + 4 * KEY_BYTES_MAX > SEGMENT_BYTES_MIN:
+    raise AssertionError("an empty segment must have room for every record")
 if COUNTER_BITS + EPOCH_BITS != 64:
     raise AssertionError("a version is a u64")

@@ -35,6 +35,7 @@ LAYERS = """
     varidb.recovery varidb.identity
     varidb.following
     varidb.compaction varidb.sealing varidb.purge varidb.check varidb.record_files
+    varidb.replacement
     varidb.index
     varidb.catalog
     varidb.task varidb.volume

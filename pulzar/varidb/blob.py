@@ -15,7 +15,7 @@ record names, and the next opening sweeps it. Part of the format.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import google_crc32c
 import msgspec
@@ -82,8 +82,12 @@ class BlobWriter:
     Holds at most one chunk in memory.
     """
 
-    def __init__(self, disk: Disk, directory: str, name: str) -> None:
+    def __init__(
+        self, disk: Disk, directory: str, name: str, *, fail: Callable[[str], None]
+    ) -> None:
+        """`fail` is told why no name can be trusted to be durable any more."""
         self._disk = disk
+        self._fail = fail
         self._path = blob_path(directory, name)
         self._parent = self._path.rpartition("/")[0]
         self._root = self._parent.rpartition("/")[0]
@@ -119,9 +123,14 @@ class BlobWriter:
             self._chunk.clear()
         self._file.sync()
         self._disk.reached(CrashPoint.BLOB_SYNCED)
-        self._disk.sync_directory(self._parent)
-        # Of the directory too, whoever made it: another upload may not have come that far.
-        self._disk.sync_directory(self._root)
+        try:
+            self._disk.sync_directory(self._parent)
+            # Of the directory too, whoever made it: another upload may not have come that far.
+            self._disk.sync_directory(self._root)
+        except OSError as error:
+            # The next one would report success for what this one has lost.
+            self._fail(f"the names of blobs could not be synced: {error}")
+            raise
         self._disk.reached(CrashPoint.BLOB_NAMED)
         self._close()
         return Blob(self.size, BLOB_CHUNK_BYTES, self._name, tuple(self._crcs))

@@ -168,7 +168,8 @@ def refilled(row: Row, content_type: str, inline: bytes | None) -> Row:
 
 def change_of(key: bytes, position: Position) -> Change:
     """What a position tells: everything but content type and inline value, if there are any."""
-    empty = position.meta_length == 0 and position.size == 0
+    # Of a BLOB whose record is damaged, the size is not known.
+    empty = position.type == _PUT and position.meta_length == 0 and position.size == 0
     complete = empty or (position.meta_length == 0 and position.size > INLINE_BYTES_MAX)
     return Change(
         key,
@@ -268,7 +269,7 @@ def pack_loaded(
         if not meta_length:
             if size > INLINE_BYTES_MAX:
                 flags = SEEN | COMPLETE
-            elif not size:
+            elif not size and type_ == _PUT:
                 flags = SEEN | COMPLETE | INLINE
         row = pack(version, size, created_ms, expires_s, flags, 1, 0, holder, seq << 1)
         rows.append((key, _crc32c(key_crc, row).to_bytes(4, "little") + row))

@@ -84,14 +84,15 @@ def check(directory: str, disk: Disk) -> Iterator[Finding]:
                 if isinstance(line, Lost):
                     names = ", ".join(map(segment_name, line.segments))
                     yield Finding("note", "segments", f"{names} came after this copy was begun")
-            for number in found.others:
-                yield Finding("note", f"segments/{number:08d}.seg", "no valid segment header")
+            for number in found.foreign:
+                yield Finding(
+                    "damage", f"segments/{number:08d}.seg", "no segment of this volume: set aside"
+                )
             recovered = recover(
                 disk,
                 directory,
-                found.segments,
-                found.others,
-                named=manifest.state.segments.keys(),
+                found,
+                named=manifest.state.segments.keys() | manifest.state.outputs,
                 known=NOWHERE,
                 place=(0, 0),
             )

@@ -12,6 +12,7 @@ rolls, lines of the MANIFEST. One thread, so these never meet.
 
 import asyncio
 import errno
+import logging
 import queue
 import threading
 from collections import deque
@@ -31,6 +32,8 @@ from pulzar.varidb.log import Active, Batch
 from pulzar.varidb.record import Record, Type
 from pulzar.varidb.turns import Turns
 from pulzar.varidb.volume import Volume
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -92,6 +95,7 @@ class Committer:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
+        self._lacking: str | None = None  # why the views lack a batch of the log
         self.batches_total = 0
         self.rolled: Callable[[], None] = _nothing
 
@@ -218,14 +222,20 @@ class Committer:
         self.batches_total += 1
         self._next()
         try:
-            volume.apply(batch, cursor, place)
-            changes = [write.change for write in writes if write.change is not None]
-            self._catalog.append(changes, self._holder, cursor)
-        except PulzarError as error:
-            # The records are durable; only a restart can show them.
-            volume.log.fail(f"a view could not be written: {error}")
+            if self._lacking is None:
+                volume.apply(batch, cursor, place)
+                changes = [write.change for write in writes if write.change is not None]
+                self._catalog.append(changes, self._holder, cursor)
+        except Exception as error:  # whatever it was, this batch is not in the views
+            self._lacking = f"a view could not be written: {error}"
+            volume.log.fail(self._lacking)
+            if not isinstance(error, (PulzarError, OSError)):
+                _log.exception("a bug met a batch")
+        if self._lacking is not None:
+            # The records are durable; only a restart can show them. A later batch must not carry
+            # the views' cursors past this one.
             for write in writes:
-                write.finish(OutcomeUnknown(str(error), version=write.record.version))
+                write.finish(OutcomeUnknown(self._lacking, version=write.record.version))
             return
         for write in writes:
             write.finish(None)

@@ -20,8 +20,8 @@ from pulzar.errors import Damage
 from pulzar.varidb import record as rec
 from pulzar.varidb.blob import decode_blob
 from pulzar.varidb.crash_point import CrashPoint
-from pulzar.varidb.following import blob_key, footer_of, note_key, position_in
-from pulzar.varidb.footer import build_footer, entry_place, read_trailer
+from pulzar.varidb.following import BLOB_KEY_BYTE, blob_key, footer_of, note_key, position_in
+from pulzar.varidb.footer import build_footer, entry_place, entry_size, read_trailer
 from pulzar.varidb.log import SEGMENTS, segment_path
 from pulzar.varidb.position import Position
 from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
@@ -57,18 +57,42 @@ class Rewritten(msgspec.Struct, frozen=True, kw_only=True):
     horizon: int
 
 
-def live_bytes(entries: Iterable[bytes]) -> dict[int, int]:
-    """Bytes of live records by segment, from all packed entries of an index."""
-    totals: dict[int, int] = {}
-    for entry in entries:
-        segment, length = entry_place(entry)
-        totals[segment] = totals.get(segment, 0) + rec.padded(length)
-    return totals
+class Weight(msgspec.Struct):
+    """What a segment holds, in bytes: live records; the files of live blobs, and of all blobs."""
+
+    live: int = 0
+    live_blobs: int = 0
+    blobs: int = 0
+
+
+_NOTHING = Weight()
+
+
+def weigh(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, Weight]:
+    """The weight of each segment, from all rows of an index.
+
+    A DELETE weighs nothing, as purge may get rid of it. A replaced blob has its own row still.
+    """
+    weights: dict[int, Weight] = {}
+    for key, entry in rows:
+        segment, length, type_ = entry_place(entry)
+        if type_ == Type.DELETE:
+            continue
+        weight = weights.get(segment)
+        if weight is None:
+            weight = weights[segment] = Weight()
+        if key[0] == BLOB_KEY_BYTE:
+            weight.blobs += entry_size(entry)
+            continue
+        weight.live += rec.padded(length)
+        if type_ == Type.BLOB:
+            weight.live_blobs += entry_size(entry)
+    return weights
 
 
 def plan(
     segments: Sequence[Segment],
-    live: Mapping[int, int],
+    weights: Mapping[int, Weight],
     *,
     segment_bytes: int,
     records_max: int,
@@ -78,22 +102,23 @@ def plan(
     """Groups of segments to rewrite, oldest first.
 
     `segments` are sealed and not retired. One is worth it where at most `live_ratio_max` of its
-    bytes are live, or where it is one of several small ones (under a quarter of `segment_bytes`);
-    those in `always` are. A group's live bytes fit `segment_bytes`, its records `records_max`.
+    bytes are live, the files of its blobs counted in, or where it is one of several small ones
+    (under a quarter of `segment_bytes`); those in `always` are. A group's live bytes fit
+    `segment_bytes`, its records `records_max`.
     """
     small = [s for s in segments if s.end * 4 < segment_bytes]
     chosen = [
         segment
         for segment in sorted(segments, key=lambda one: one.id)
         if segment.id in always
-        or live.get(segment.id, 0) <= live_ratio_max * _record_bytes(segment)
+        or _is_worth_it(segment, weights.get(segment.id, _NOTHING), live_ratio_max)
         or (len(small) > 1 and segment in small)
     ]
     groups: list[Group] = []
     inputs: list[int] = []
     live_sum = total_sum = records = 0
     for segment in chosen:
-        size, count = live.get(segment.id, 0), _record_count(segment)
+        size, count = weights.get(segment.id, _NOTHING).live, _record_count(segment)
         if inputs and (live_sum + size > segment_bytes or records + count > records_max):
             groups.append(Group(tuple(inputs), live_sum, total_sum))
             inputs, live_sum, total_sum, records = [], 0, 0, 0
@@ -105,6 +130,11 @@ def plan(
         groups.append(Group(tuple(inputs), live_sum, total_sum))
     alone = {s.id for s in small} - set(always)
     return [g for g in groups if not (len(g.inputs) == 1 and _is_whole(g, alone, live_ratio_max))]
+
+
+def _is_worth_it(segment: Segment, weight: Weight, live_ratio_max: float) -> bool:
+    live, total = weight.live + weight.live_blobs, _record_bytes(segment) + weight.blobs
+    return live <= live_ratio_max * total
 
 
 def _is_whole(group: Group, small: Collection[int], live_ratio_max: float) -> bool:
@@ -186,12 +216,14 @@ def rewrite(
     *,
     header: SegmentHeader,
     get: Callable[[bytes], Position | None],
+    retired: Collection[int] = (),
     purge: Collection[tuple[bytes, int]] = (),
 ) -> Rewritten:
     """Write the live records of sealed `inputs` into a new segment, durable when this returns.
 
-    `get` is the index; `purge` are (key, version) of DELETE records to leave out. Raises OSError,
-    and Damage where an input is not whole: then nothing is left behind, and it must stay.
+    `get` is the index. It may still point into `retired` segments, which will go: a record that
+    is there too is live here. `purge` are (key, version) of DELETE records to leave out. Raises
+    OSError, and Damage where an input is not whole: then nothing is left behind, and it must stay.
     """
     output = _Output(disk, directory, header)
     blobs: list[str] = []
@@ -199,7 +231,7 @@ def rewrite(
     try:
         for segment in inputs:
             for found, record in _records(disk, directory, segment):
-                if _is_live(found, record, segment.id, get, purge):
+                if _is_live(found, record, segment.id, get, retired, purge):
                     output.add(found, record)
                     continue
                 dropped += 1
@@ -252,27 +284,33 @@ def _is_live(
     record: Record,
     segment_id: int,
     get: Callable[[bytes], Position | None],
+    retired: Collection[int],
     purge: Collection[tuple[bytes, int]],
 ) -> bool:
-    if record.type in KEPT_FOREVER:
-        position = get(note_key(record.type))
-        return position is None or not _is_copy(position, record, segment_id, found)
-    if record.type not in KEYED:
+    if record.type not in KEYED and record.type not in KEPT_FOREVER:
         return False
-    position = get(record.key)
+    position = get(record.key or note_key(record.type))
+    if record.type in KEPT_FOREVER:
+        return position is None or not _is_elsewhere(position, record, segment_id, found, retired)
     if position is None:
         return (record.key, record.version) not in purge
     if position.order < (record.version, record.seq):
         raise Damage(f"the index does not know the newest record of segment {segment_id}")
-    if (position.segment, position.offset) != (segment_id, found.offset):
+    if position.order > (record.version, record.seq):
+        return False
+    if _is_elsewhere(position, record, segment_id, found, retired):
         return False
     return (record.key, record.version) not in purge
 
 
-def _is_copy(position: Position, record: Record, segment_id: int, found: Found) -> bool:
-    """Whether the same record lives at another place too, which the index prefers."""
+def _is_elsewhere(
+    position: Position, record: Record, segment_id: int, found: Found, retired: Collection[int]
+) -> bool:
+    """Whether the same record lives at another place too, which the index prefers and which
+    stays."""
     same = position.order == (record.version, record.seq)
-    return same and (position.segment, position.offset) != (segment_id, found.offset)
+    here = (position.segment, position.offset) == (segment_id, found.offset)
+    return same and not here and position.segment not in retired
 
 
 def _was_last(

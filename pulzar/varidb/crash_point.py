@@ -26,6 +26,6 @@ class CrashPoint(StrEnum):
     COMPACTION_WRITTEN = "compaction: output written and synced, not in the MANIFEST"
     COMPACTION_COMMITTED = "compaction: in the MANIFEST, index not swapped"
     COMPACTION_SWAPPED = "compaction: index swapped, old files not marked"
-    RETIRED_REMOVED = "compaction: old files named removed, not unlinked"
+    RETIRED_REMOVED = "compaction: old files unlinked, not named removed"
     PURGE_RECORDED = "purge: PURGE record synced, nothing dropped"
     RECOVERY_COPIED = "recovery: tail copied to a new segment, old one not sealed"

@@ -34,6 +34,8 @@ FIRST_NOTE_BYTE = 0xFE
 
 _PLAIN = frozenset({Type.PUT, Type.DELETE})
 
+BLOB_KEY_BYTE = 0xFE
+
 Item: TypeAlias = tuple[bytes, Position]
 
 
@@ -84,10 +86,19 @@ class IndexView(IndexReader, Protocol):
 
 
 class Logged(msgspec.Struct, frozen=True):
-    """A record as a follower gets it, with its seq in `position`."""
+    """A record as a follower gets it, with its seq in `position`; None where its body is damaged:
+    then it says at least that its key changed."""
 
-    record: Record
+    key: bytes
     position: Position
+    record: Record | None
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What loading a segment met: its largest version, and whether every record was readable."""
+
+    version_max: int
+    whole: bool
 
 
 def note_key(type_: int) -> bytes:
@@ -95,9 +106,13 @@ def note_key(type_: int) -> bytes:
     return bytes((0xFF, type_))
 
 
+UNSURE_KEY = b"\xff\x00"
+"""The index key that says: a record could not be read, so some blobs may not be listed."""
+
+
 def blob_key(name: str) -> bytes:
     """The index key of a blob's record; no user's key begins with 0xfe."""
-    return b"\xfe" + name.encode()
+    return bytes((BLOB_KEY_BYTE,)) + name.encode()
 
 
 def position_in(segment_id: int, found: Found) -> Position:
@@ -181,10 +196,12 @@ def _position(record: Record, *, segment: int, offset: int, seq: int) -> Positio
 
 def blob_items(
     disk: Disk, directory: str, segment: Segment, keys: Sequence[bytes], entries: Sequence[bytes]
-) -> list[Item]:
-    """What the index keeps of the blobs that a footer's entries name. Raises OSError, Damage."""
+) -> tuple[list[Item], bool]:
+    """What the index keeps of the blobs that a footer's entries name, and whether that is all of
+    it: a damaged record does not tell its blob. Raises OSError, Damage."""
     file = disk.open(segment_path(directory, segment.id))
     items: list[Item] = []
+    whole = True
     try:
         for number in [n for n, entry in enumerate(entries) if entry[ENTRY_TYPE_AT] == Type.BLOB]:
             position = unpack_position(keys[number], entries[number])
@@ -194,11 +211,13 @@ def blob_items(
                 length=position.length,
                 seed=segment.header.seed,
             )
-            if record is not None:
+            if record is None:
+                whole = False
+            else:
                 items.append((blob_key(decode_blob(record.value).name), position))
     finally:
         file.close()
-    return items
+    return items, whole
 
 
 def load_segment(
@@ -210,17 +229,23 @@ def load_segment(
     place: bytes,
     *,
     start: int = SEGMENT_HEADER_BYTES,
-) -> None:
+) -> Loaded:
     """Tell the index everything from an offset of a segment on; by its footer if it can be."""
     footer = footer_of(disk, directory, segment) if start == SEGMENT_HEADER_BYTES else None
     if footer is not None:
+        trailer = footer.trailer
         index.load(footer.keys, footer.entries)
         items = [(note_key(note.type), note) for note in footer.notes]
-        items += blob_items(disk, directory, segment, footer.keys, footer.entries)
-        index.apply(items, cursor, place)
-        return
+        blobs, whole = blob_items(disk, directory, segment, footer.keys, footer.entries)
+        index.apply(items + blobs, cursor, place)
+        gap = trailer.records_end - SEGMENT_HEADER_BYTES != trailer.record_bytes
+        return Loaded(trailer.max_version, whole and not gap)
     newest: dict[bytes, Position] = {}
+    version_max, expected, whole = 0, start, True
     for found in found_records(disk, directory, segment, start=start):
+        whole = whole and found.offset == expected and found.record is not None
+        expected = found.end
+        version_max = max(version_max, found.header.version)
         if found.header.type in KEYED or found.header.type in KEPT_FOREVER:
             value = found.record.value if found.record is not None else None
             for key, position in index_items(
@@ -233,6 +258,7 @@ def load_segment(
             _load(index, newest)
     _load(index, newest)
     index.apply([], cursor, place)
+    return Loaded(version_max, whole and expected == segment.end)
 
 
 def _load(index: IndexView, newest: dict[bytes, Position]) -> None:
@@ -264,9 +290,10 @@ class LogReader:
         for segment, start in self._route(seq):
             found = found_records(self._disk, self._directory, segment, start=start)
             for item in found:
-                if item.record is None or item.header.seq <= seq:
+                if item.header.seq <= seq:
                     continue
-                logged.append(Logged(item.record, position_in(segment.id, item)))
+                position = position_in(segment.id, item)
+                logged.append(Logged(item.header.key, position, item.record))
                 if len(logged) == limit:
                     self._remember(item.header.seq, (segment.id, item.end))
                     return logged

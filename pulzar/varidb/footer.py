@@ -58,7 +58,8 @@ BLOOM_PROBES = 4
 _TRAILER = struct.Struct("<8sII16s16sQQQQQIIIIIHxxQ8x")
 _RANGE = struct.Struct("<QQ")
 _ENTRY_ORDER = struct.Struct("<24xQQ")  # seq, version of a packed position
-_ENTRY_PLACE = struct.Struct("<I4xI")
+_ENTRY_PLACE = struct.Struct("<I4xIB")
+_ENTRY_SIZE = struct.Struct("<40xQ")
 _BLOOM_SEED = 0x9E3779B9
 
 _crc32c = google_crc32c.extend
@@ -270,10 +271,15 @@ def entry_order(entry: bytes) -> tuple[int, int]:
     return version, seq
 
 
-def entry_place(entry: bytes) -> tuple[int, int]:
-    """(segment, length) of a packed position, without checking it."""
-    segment, length = _ENTRY_PLACE.unpack_from(entry)
-    return segment, length
+def entry_place(entry: bytes) -> tuple[int, int, int]:
+    """(segment, length, type) of a packed position, without checking it."""
+    segment, length, type_ = _ENTRY_PLACE.unpack_from(entry)
+    return segment, length, type_
+
+
+def entry_size(entry: bytes) -> int:
+    """The value's size in a packed position, without checking it."""
+    return int(_ENTRY_SIZE.unpack_from(entry)[0])
 
 
 def entry_type(entry: bytes) -> int:

@@ -60,6 +60,17 @@ class Batch(msgspec.Struct, frozen=True):
 NO_RECORDS = Batch(0, 0, 0, [], 0, [])
 
 
+class Place(NamedTuple):
+    """Where a log stands: its last record begins at `last` and ends at `end`."""
+
+    segment: int
+    end: int
+    last: int
+
+
+NO_PLACE = Place(0, 0, 0)
+
+
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Where a new opening of a log goes on."""
 
@@ -105,6 +116,7 @@ class Log:
         self.seed = 0
         self.segment = 0
         self.end = 0
+        self.place = NO_PLACE
         self.records_in_segment = 0
         self.next_seq = 1
         self.durable_seq = 0
@@ -138,7 +150,8 @@ class Log:
         self.settle(batch)
         self._disk.reached(CrashPoint.RECOVERY_COPIED)
         self._add(active.header)
-        self.checkpoint(now_ms=now_ms)
+        # What was carried may fill the segment; without this record it would not count (recovery).
+        self.append([Record(type=Type.CHECKPOINT, created_ms=now_ms)], bounded=False)
         return batch
 
     def cursor(self) -> Cursor:
@@ -196,12 +209,14 @@ class Log:
         self.next_seq = batch.last_seq + 1
         self.durable_seq = batch.last_seq
         self.records_in_segment += len(batch.records)
+        if batch.buffers:
+            self.place = Place(batch.segment, batch.end, batch.end - len(batch.buffers[-1]))
         if batch.records and batch.records[-1].type == Type.CHECKPOINT:
             self.checkpoint_seq = batch.last_seq
 
-    def append(self, records: Sequence[Record]) -> Batch:
+    def append(self, records: Sequence[Record], *, bounded: bool = True) -> Batch:
         """prepare, write and settle in one call, for records that fit. Raises OSError."""
-        batch = self.prepare(records)
+        batch = self.prepare(records, bounded=bounded)
         self.write(batch)
         self.settle(batch)
         return batch

@@ -17,7 +17,7 @@ from functools import partial
 import msgspec
 
 from pulzar.clock import Clock
-from pulzar.errors import OutOfSpace, PulzarError, Unavailable
+from pulzar.errors import OutOfSpace, PulzarError, Unavailable, ViewBroken
 from pulzar.limits import (
     BACKGROUND_LINE_BYTES_MAX,
     COMPACT_DEAD_BYTES_MIN,
@@ -121,14 +121,21 @@ class Maintenance:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            async with self._turn:
-                await self._seal_all()
+            try:
+                async with self._turn:
+                    await self._seal_all()
+            except (OSError, PulzarError) as error:
+                _log.warning("sealing failed, it is tried again with the next segment: %s", error)
 
     async def _expire(self) -> None:
         """Make the DELETE of what has expired durable, also where nobody reads it."""
         while True:
             now_s = self._clock.now_ms() // 1000
-            expired = self._catalog.expired(now_s, EXPIRE_KEYS_MAX)
+            try:
+                expired = self._catalog.expired(now_s, EXPIRE_KEYS_MAX)
+            except ViewBroken as error:  # whoever reads next makes it anew
+                _log.warning("the expired keys are not known: %s", error)
+                expired = []
             writes = [self._writer.expire(key, version) for key, version in expired]
             for result in await asyncio.gather(*writes, return_exceptions=True):
                 if isinstance(result, PulzarError):
@@ -156,7 +163,10 @@ class Maintenance:
 
     async def _remove_retired(self) -> None:
         now_ms = self._clock.now_ms()
-        await self._committer.in_thread(partial(self._volume.remove_retired, now_ms=now_ms))
+        try:
+            await self._committer.in_thread(partial(self._volume.remove_retired, now_ms=now_ms))
+        except OSError as error:
+            raise Unavailable(f"replaced files could not be removed: {error}") from None
 
     async def _run(self, task: Task) -> Answer:
         """One task by the background process. Raises Unavailable where it is gone."""
@@ -196,21 +206,30 @@ class Maintenance:
         self._require_room()
         await self._committer.roll_if_used()
         await self._seal_all()
-        outputs: set[int] = set()
+        for replaced in self._volume.replacements.unswapped():
+            await self._swap_all(replaced)
+        skip: set[int] = set()
+        given_up: list[str] = []
         done = {"segments": 0, "records_kept": 0, "records_dropped": 0, "deletes_purged": 0}
         while True:
             await self._remove_retired()
             self._require_room()
-            answer = await self._run(self._next_compaction(live_ratio_max, outputs))
+            answer = await self._run(self._next_compaction(live_ratio_max, skip))
+            if isinstance(answer, Failed) and answer.inputs:
+                given_up.append(answer.reason)  # the other segments need not stay for these
+                skip.update(answer.inputs)
+                continue
             if isinstance(answer, Failed):
                 raise Unavailable(f"compaction gave up: {answer.reason}")
             assert isinstance(answer, CompactDone)
             rewritten = answer.rewritten
+            if rewritten is None and given_up:
+                raise Unavailable(f"compaction left some segments out: {'; '.join(given_up)}")
             if rewritten is None:
                 return done
             await self._take_in(rewritten, answer)
             if rewritten.output is not None:
-                outputs.add(rewritten.output.id)
+                skip.add(rewritten.output.id)
             done["segments"] += len(rewritten.inputs)
             done["records_kept"] += rewritten.kept
             done["records_dropped"] += rewritten.dropped
@@ -222,7 +241,7 @@ class Maintenance:
             directory=volume.directory,
             views=self._views,
             segments=tuple(volume.segments.values()),
-            retired=frozenset(volume.retired()),
+            retired=frozenset(volume.replacements.retired()),
             skip=frozenset(skip),
             output_id=volume.take_segment_id(),
             salt=self._token(16),
@@ -248,20 +267,29 @@ class Maintenance:
             horizon=rewritten.horizon,
         )
         outputs = [rewritten.output] if rewritten.output is not None else []
-        await self._committer.in_thread(lambda: volume.replace(replaced, outputs))
-        for output in outputs:
-            await self._swap(output.id)
-        volume.swap_names(replaced)
-        await self._committer.in_thread(lambda: volume.swapped(replaced))
-        volume.forget_deletes(done.purged)
+        try:
+            await self._committer.in_thread(lambda: volume.replacements.replace(replaced, outputs))
+            await self._swap_all(replaced)
+        except OSError as error:
+            raise Unavailable(f"compaction could not be finished: {error}") from None
+        volume.replacements.forget_deletes(done.purged)
         self._catalog.drop_deletes([(key, version) for key, version, _ in done.purged])
         self.compactions_total += 1
         self.purged_total += len(done.purged)
 
+    async def _swap_all(self, replaced: Replaced) -> None:
+        """Point the index at the outputs; again from the beginning, if it was broken off."""
+        for output in self._volume.replacements.standing(replaced):
+            await self._swap(output)
+        self._volume.replacements.swap_names(replaced)
+        await self._committer.in_thread(lambda: self._volume.replacements.swapped(replaced))
+
     async def _swap(self, segment_id: int) -> None:
         loop = asyncio.get_running_loop()
-        body, trailer = await loop.run_in_executor(None, self._volume.footer_body, segment_id)
+        body, trailer = await loop.run_in_executor(
+            None, self._volume.replacements.footer_body, segment_id
+        )
         for start in range(0, trailer.entries, SWAP_ENTRIES):
             keys, entries = columns(body, trailer, start=start, stop=start + SWAP_ENTRIES)
-            self._volume.swap_entries(keys, entries)
+            self._volume.replacements.swap_entries(keys, entries)
             await asyncio.sleep(0)

@@ -66,9 +66,9 @@ class Swapped(msgspec.Struct, frozen=True, tag="swapped", tag_field="event", kw_
 
 
 class Removed(msgspec.Struct, frozen=True, tag="removed", tag_field="event", kw_only=True):
-    """The inputs of replacements, and the blobs these name, may be missing from now on.
+    """The inputs of replacements, and the blobs these name, are gone.
 
-    Written before they are unlinked.
+    Written after they were unlinked, durably; until then they may be missing.
     """
 
     segments: tuple[int, ...]
@@ -120,6 +120,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def retired_blobs(self) -> dict[str, int]:
         """Blobs without a record that are still there -> when they lost it (ms)."""
         return {name: one.at_ms for one in self.replaced for name in one.blobs}
+
+    @property
+    def outputs(self) -> set[int]:
+        """What stands for the replaced segments, also where the line that added it was lost."""
+        return {segment for one in self.replaced for segment in one.outputs}
 
     @property
     def unswapped(self) -> list[Replaced]:

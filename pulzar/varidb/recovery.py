@@ -87,12 +87,21 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
-    """The files of `segments/`. `others` are ids of files that are no segments, for want of a valid
-    header: a crash while they were created. `lines` are for the MANIFEST: what a copy lacks."""
+    """The files of `segments/`.
+
+    `blank` are ids of files without a header: a crash while they were created. `foreign` are those
+    whose header is not one of this volume. `lines` are for the MANIFEST: what a copy lacks.
+    """
 
     segments: list[Segment]
-    others: list[int]
+    blank: list[int]
+    foreign: list[int]
     lines: tuple[Reverted | Lost, ...] = ()
+
+    @property
+    def last_id(self) -> int:
+        """The largest id of a file that is there."""
+        return max((*(s.id for s in self.segments), *self.blank, *self.foreign), default=0)
 
 
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +129,8 @@ def survey(
     are there.
     """
     found: dict[int, Segment] = {}
-    others: list[int] = []
+    blank: list[int] = []
+    foreign: list[int] = []
     for name in disk.list(f"{directory}/{SEGMENTS}"):
         segment_id = segment_id_of(name)
         if segment_id is None:
@@ -129,13 +139,15 @@ def survey(
         try:
             line = manifest.state.segments.get(segment_id)
             segment = _examine(file, line, volume_id=volume_id)
+            is_blank = not any(file.read(SEGMENT_HEADER_BYTES, offset=0))
         finally:
             file.close()
         if segment is not None and segment.id == segment_id:
             found[segment_id] = segment
         else:
-            others.append(segment_id)
-    missing = manifest.state.segments.keys() - found.keys() - manifest.state.retired.keys()
+            (blank if is_blank else foreign).append(segment_id)
+    state = manifest.state
+    missing = (state.segments.keys() | state.outputs) - found.keys() - state.retired.keys()
     if missing:
         missing -= _replaced_by(disk, directory, found.values())
     lines: tuple[Reverted | Lost, ...] = ()
@@ -148,7 +160,7 @@ def survey(
             f"{directory} lacks {names}: put it back, or restore the volume from a copy"
         )
     segments = [found[segment] for segment in sorted(found)]
-    return Survey(segments=segments, others=others, lines=lines)
+    return Survey(segments=segments, blank=blank, foreign=foreign, lines=lines)
 
 
 def _later_ones(state: Manifest, found: Mapping[int, Segment]) -> tuple[Reverted | Lost, ...]:
@@ -355,8 +367,7 @@ def _trouble(segment: int, item: Found | Gap, *, expected: int | None) -> Damage
 def recover(
     disk: Disk,
     directory: str,
-    segments: list[Segment],
-    others: Collection[int],
+    found: Survey,
     *,
     named: Collection[int],
     known: Cursor,
@@ -367,21 +378,23 @@ def recover(
     `named` are the ids in the MANIFEST. `known` and `place` are the cursor of a trusted index and
     where in the log it stands (segment, offset); NOWHERE and (0, 0) without one. Raises OSError.
     """
+    segments = found.segments
     logs = [segment for segment in segments if segment.header.kind == KIND_LOG]
     unborn = _uncommitted(disk, directory, segments, named)
     while logs and not _born_on_disk(disk, directory, logs[-1]):
         unborn.append(logs.pop())
-    # One that was left behind unborn by an earlier opening, and whose removal did not last.
     continued = {log.header.previous_id for log in logs}
-    unborn += [s for s in logs[:-1] if s.trailer is None and s.id not in continued]
+    alone = [s for s in logs[:-1] if s.trailer is None and s.id not in continued]
+    # One that was left behind unborn by an earlier opening, and whose removal did not last.
+    unborn += [segment for segment in alone if not _born_on_disk(disk, directory, segment)]
     logs = [segment for segment in logs if segment not in unborn]
-    next_segment = max((*(segment.id for segment in segments), *others), default=0) + 1
+    next_segment = found.last_id + 1
     if not logs:
         last_seq = max((s.trailer.last_seq for s in segments if s.trailer is not None), default=0)
         start = Start(next_segment=next_segment, next_seq=last_seq + 1, durable_seq=last_seq)
         return Recovered(
             segments=tuple(s for s in segments if s not in unborn),
-            unborn=(*(s.id for s in unborn), *others),
+            unborn=(*(s.id for s in unborn), *found.blank),
             start=start,
             damaged=(),
             last_opening=b"",
@@ -396,9 +409,15 @@ def recover(
                 next_seq += 1
     ends = {log.header.previous_id: log.header.previous_end for log in logs}
     ends[last.id] = tail.end
+    damaged = list(tail.damaged)
+    for segment in alone:
+        if segment not in unborn:
+            whole = _whole_part(disk, directory, segment)
+            ends[segment.id] = whole.offset
+            damaged.append(whole)
     return Recovered(
         segments=tuple(_ended(segment, ends) for segment in segments if segment not in unborn),
-        unborn=(*(segment.id for segment in unborn), *others),
+        unborn=(*(segment.id for segment in unborn), *found.blank),
         start=Start(
             next_segment=next_segment,
             previous_id=last.id,
@@ -407,9 +426,27 @@ def recover(
             durable_seq=tail.durable_seq,
             carried=tuple(carried),
         ),
-        damaged=tail.damaged,
+        damaged=tuple(damaged),
         last_opening=last.header.opening,
     )
+
+
+def _whole_part(disk: Disk, directory: str, segment: Segment) -> Damaged:
+    """What is behind the records, one whole one behind the other, of an unsealed segment whose
+    successor is gone: nobody is left to tell its end, so this counts as damage."""
+    offset, seq = SEGMENT_HEADER_BYTES, segment.header.first_seq - 1
+    file = disk.open(segment_path(directory, segment.id))
+    try:
+        items = scan(file, start=offset, end=segment.end, seed=segment.header.seed)
+        for item in items:
+            if not isinstance(item, Found) or item.record is None:
+                break
+            if offset > SEGMENT_HEADER_BYTES and item.header.seq != seq + 1:
+                break
+            offset, seq = item.end, item.header.seq
+    finally:
+        file.close()
+    return Damaged(segment.id, offset, segment.end, seq + 1, seq + 1, None)
 
 
 def _ended(segment: Segment, ends: Mapping[int, int]) -> Segment:

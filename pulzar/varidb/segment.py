@@ -157,6 +157,13 @@ def read_record(file: File, *, offset: int, length: int, seed: int) -> Record | 
     return rec.decode(file.read(length, offset=offset), 0, offset=offset, seed=seed)
 
 
+def header_at(file: File, *, offset: int, seed: int) -> Header | None:
+    """The header of the record that begins at `offset`; None where there is none."""
+    buffer = file.read(rec.HEADER_BYTES + KEY_BYTES_MAX, offset=offset)
+    header = rec.decode_header(buffer, 0, offset=offset, seed=seed)
+    return header or find_flipped_bit(buffer, 0, offset=offset, seed=seed)
+
+
 class _Window:
     """A sliding buffer over a file, so that a scan holds at most a window and one record."""
 

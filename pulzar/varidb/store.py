@@ -28,6 +28,7 @@ from pulzar.errors import (
     PulzarError,
     Unavailable,
     ValueTooLarge,
+    ViewBroken,
 )
 from pulzar.limits import (
     BATCH_RECORDS_MAX,
@@ -41,6 +42,7 @@ from pulzar.limits import (
     SEGMENT_VALUE_BYTES_MAX,
 )
 from pulzar.varidb.catalog import Catalog, Change
+from pulzar.varidb.catalog_row import change_of
 from pulzar.varidb.commit import Committer
 from pulzar.varidb.disk_room import DiskRoom
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
@@ -50,7 +52,6 @@ from pulzar.varidb.maintenance import Maintenance
 from pulzar.varidb.reader import Reader
 from pulzar.varidb.record import KEYED, Record, Type, decode_meta, make_version
 from pulzar.varidb.upload import BlobUpload
-from pulzar.varidb.view import ViewBroken
 from pulzar.varidb.volume import Options, Volume, cannot_open
 from pulzar.varidb.writer import Writer, is_expired
 
@@ -136,11 +137,13 @@ def fill_catalog(catalog: Catalog, volume: Volume, *, holder: int) -> None:
 
 
 def _is_keyed(logged: Logged) -> bool:
-    return logged.record.type in KEYED
+    return logged.position.type in KEYED
 
 
 def _change(logged: Logged) -> Change:
     record, position = logged.record, logged.position
+    if record is None:
+        return change_of(logged.key, position)
     small = record.type == Type.PUT and len(record.value) <= INLINE_BYTES_MAX
     return Change(
         key=record.key,
@@ -203,6 +206,8 @@ class LocalStore:
         await self._maintenance.start()
         for damaged in self._volume.damaged:
             _log.error("damage in the log: %s", damaged)
+        for path in self._volume.set_aside:
+            _log.warning("no segment of this volume, set aside: %s", path)
 
     async def failure(self) -> str:
         """Waits until the store cannot go on, and says why: then the process must end."""
@@ -356,7 +361,8 @@ class LocalStore:
         await self.stop()
         try:
             self._volume.close(now_ms=self._clock.now_ms())
-            self._catalog.apply([], _HOLDER, self._volume.log.cursor())
+            if self._volume.log.failed is None:  # else the catalog may lack what the log has
+                self._catalog.apply([], _HOLDER, self._volume.log.cursor())
         except (OSError, PulzarError) as error:
             self._catalog.close(clean=False)
             raise Unavailable(f"the volume could not be closed cleanly: {error}") from None

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 import msgspec
 
 from pulzar.disk import Disk
-from pulzar.errors import PulzarError
+from pulzar.errors import Damage, PulzarError
 from pulzar.limits import SEGMENT_RECORDS_MAX
-from pulzar.varidb.compaction import Rewritten, compacted_header, live_bytes, plan, rewrite
+from pulzar.varidb.compaction import Rewritten, compacted_header, plan, rewrite, weigh
 from pulzar.varidb.following import IndexReader, footer_of
 from pulzar.varidb.footer import entry_order, entry_type
 from pulzar.varidb.purge import Deleted, without_older
 from pulzar.varidb.record import Type
 from pulzar.varidb.recovery import Segment
 from pulzar.varidb.sealing import SealedSegment, seal
+from pulzar.varidb.segment import KIND_LOG
 
 _COLUMNS = 65_536
 
@@ -59,9 +60,10 @@ class CompactDone(msgspec.Struct, frozen=True, tag="compacted"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The task was given up; nothing of it counts."""
+    """The task was given up; nothing of it counts. `inputs` are those that stood in the way."""
 
     reason: str
+    inputs: tuple[int, ...] = ()
 
 
 Task = Seal | Compact
@@ -84,11 +86,13 @@ def run_compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone | 
         return Failed(str(error))
 
 
-def _compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone:
+def _compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone | Failed:
     sealed = [segment for segment in task.segments if segment.trailer is not None]
+    # The end of an unsealed segment stands in the header of the one behind it.
+    waiting = [segment.id for segment in task.segments if segment.trailer is None]
     groups = plan(
-        [s for s in sealed if s.id not in task.retired and s.id not in task.skip],
-        live_bytes(_puts(index)),
+        [s for s in sealed if _is_candidate(s, task, first_waiting=min(waiting, default=None))],
+        weigh(_columns(index)),
         segment_bytes=task.segment_bytes,
         records_max=SEGMENT_RECORDS_MAX,
         live_ratio_max=task.live_ratio_max,
@@ -97,7 +101,7 @@ def _compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone:
         return CompactDone(None, ())
     inputs = [segment for segment in sealed if segment.id in groups[0].inputs]
     purged: list[Deleted] = []
-    if len(sealed) == len(task.segments):
+    if not waiting:
         purged = _purgeable(task, disk, index, inputs)
     header = compacted_header(
         volume_id=inputs[0].header.volume_id,
@@ -106,25 +110,38 @@ def _compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone:
         opening=task.opening,
         now_ms=task.now_ms,
     )
-    rewritten = rewrite(
-        disk,
-        task.directory,
-        inputs,
-        header=header,
-        get=index.get,
-        purge={(key, version) for key, version, _ in purged},
-    )
+    try:
+        rewritten = rewrite(
+            disk,
+            task.directory,
+            inputs,
+            header=header,
+            get=index.get,
+            retired=task.retired,
+            purge={(key, version) for key, version, _ in purged},
+        )
+    except Damage as error:
+        return Failed(str(error), groups[0].inputs)
     return CompactDone(rewritten, tuple(purged))
 
 
-def _puts(index: IndexReader) -> Iterator[bytes]:
-    """All entries but those of DELETE records, which purge may get rid of."""
+def _is_candidate(segment: Segment, task: Compact, *, first_waiting: int | None) -> bool:
+    """Whether a sealed segment may be rewritten now."""
+    if segment.id in task.retired or segment.id in task.skip:
+        return False
+    if segment.header.kind != KIND_LOG or first_waiting is None:
+        return True
+    return segment.id < first_waiting
+
+
+def _columns(index: IndexReader) -> Iterator[tuple[bytes, bytes]]:
+    """Every key of an index, and its packed entry."""
     after = b""
     while True:
         keys, entries = index.columns(after, _COLUMNS)
         if not keys:
             return
-        yield from (entry for entry in entries if entry_type(entry) != Type.DELETE)
+        yield from zip(keys, entries, strict=True)
         after = keys[-1]
 
 

@@ -56,7 +56,7 @@ import lmdb
 import msgspec
 
 from pulzar.disk import SystemDisk
-from pulzar.errors import Damage, InvalidKey, OutOfSpace
+from pulzar.errors import Damage, InvalidKey, OutOfSpace, ViewBroken
 from pulzar.limits import (
     MIB,
     VIEW_GROW_BYTES,
@@ -91,10 +91,6 @@ _PAGES_SPARE = 256
 _CURSOR = struct.Struct("<IQB")
 
 _crc32c = google_crc32c.extend
-
-
-class ViewBroken(Exception):
-    """This view is not to be believed any more: reset it and fill it from the log."""
 
 
 class _Doubt(Exception):

@@ -9,7 +9,7 @@ that nothing names swept. Only then is anything served.
 
 Everything here blocks and belongs to one thread, except what says otherwise. Sealing, compaction
 and purge read sealed segments only and run elsewhere (background.py); what they did is taken in
-here by `sealed` and `replace`.
+by `sealed` and by `replacements` (replacement.py).
 """
 
 import errno
@@ -33,29 +33,40 @@ from pulzar.varidb import record as rec
 from pulzar.varidb.blob import Blob, BlobWriter, blob_names, blob_path
 from pulzar.varidb.crash_point import CrashPoint
 from pulzar.varidb.following import (
+    UNSURE_KEY,
     IndexView,
-    Item,
     Logged,
     LogReader,
     batch_rows,
-    blob_items,
     blob_key,
-    footer_of,
     load_segment,
     note_key,
 )
-from pulzar.varidb.footer import Footer, Trailer, read_body
 from pulzar.varidb.identity import IDENTITY_NAME, LOCK_NAME, create_identity, read_identity
-from pulzar.varidb.log import NO_RECORDS, Active, Batch, Log, added, segment_path
-from pulzar.varidb.manifest import Lost, ManifestFile, Opened, Removed, Replaced, Sealed, Swapped
-from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
+from pulzar.varidb.log import (
+    NO_PLACE,
+    NO_RECORDS,
+    SEGMENTS,
+    Active,
+    Batch,
+    Log,
+    Place,
+    added,
+    segment_path,
+)
+from pulzar.varidb.manifest import Lost, ManifestFile, Opened, Replaced, Sealed
+from pulzar.varidb.position import NOWHERE, Cursor, Position, unpack_position
 from pulzar.varidb.read_me import write_read_me
 from pulzar.varidb.record import Record, Type
 from pulzar.varidb.record_files import RecordFiles
-from pulzar.varidb.recovery import Damaged, Recovered, Segment, recover, survey
-from pulzar.varidb.segment import KIND_LOG
+from pulzar.varidb.recovery import Damaged, Recovered, Segment, Survey, recover, survey
+from pulzar.varidb.replacement import Replacements, unlink
+from pulzar.varidb.segment import KIND_LOG, SEGMENT_HEADER_BYTES, header_at
 
-_PLACE = struct.Struct("<QQ")
+ASIDE_SUFFIX = ".aside"
+
+_PLACE = struct.Struct("<QQQ")
+_NOTHING = Position(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 _UNKNOWN = 1 << 64  # larger than every version
 
 
@@ -88,14 +99,19 @@ class Volume:
         self.index = index
         self.options = options
         self.damaged: list[Damaged] = []
+        self.set_aside: list[str] = []  # files in segments/ that were not ours
         self.last_opening = b""
         self.segments: dict[int, Segment] = {}
         self._version_max = _UNKNOWN  # of all records; known from the first EPOCH on
+        self._version_found = 0  # the largest that was met while the volume was opened
         self._disk = disk
         self._lock = lock
         self._manifest = manifest
         self._token = token
         self.records = RecordFiles(disk, directory, log, self.segments)
+        self.replacements = Replacements(
+            disk, directory, manifest=manifest, index=index, segments=self.segments
+        )
         self._reader = LogReader(disk, directory, self.segments, self.active_segment)
 
     @classmethod
@@ -166,67 +182,136 @@ class Volume:
         )
         if found.lines:
             self._manifest.append(found.lines)
+        sealed = self._sync_trailers(found.segments)
         known, place = self.index.cursor(), _unpack_place(self.index.place())
-        if known.seq == 0 or all(s.header.opening != known.opening for s in found.segments):
-            self.index.reset()
-            known, place = NOWHERE, (0, 0)
-        recovered = recover(
-            self._disk,
-            self.directory,
-            found.segments,
-            found.others,
-            named=self._manifest.state.segments.keys(),
-            known=known,
-            place=place,
-        )
+        recovered = self._recover_from(found, known, place)
         complete = {segment.id for segment in found.segments if segment.trailer is not None}
-        if self._manifest.bad_lines and complete.intersection(recovered.unborn):
-            # The line that was lost may have been the one that pointed the index there.
+        # A line that was lost may have been the one that pointed the index there.
+        doubt = self._manifest.bad_lines and complete.intersection(recovered.unborn)
+        if is_copy or doubt or not self._is_of_this_log(known, place, recovered):
             self.index.reset()
-            known, place = NOWHERE, (0, 0)
+            known, place = NOWHERE, NO_PLACE
+            recovered = self._recover_from(found, known, place)
         self.segments.update((segment.id, segment) for segment in recovered.segments)
         self.damaged = list(recovered.damaged)
         self.last_opening = recovered.last_opening
         unknown = [s for s in recovered.segments if s.id not in self._manifest.state.segments]
         lines = [added(segment.header) for segment in unknown]
-        self._manifest.append([*lines, Opened(place=place_now)])
+        self._manifest.append([*lines, *sealed, Opened(place=place_now)])
         batch = self.log.open(recovered.start, now_ms=now_ms)
         self._fill_index(known, place)
         self.apply(batch, self.log.cursor(), self.place())
         for replaced in self._manifest.state.unswapped:
-            self.swap(replaced)
-        self._sweep(recovered)
+            self._swap_or_fill(replaced)
+        self._sweep(recovered.unborn, found.foreign)
 
-    def _fill_index(self, known: Cursor, place: tuple[int, int]) -> None:
+    def _recover_from(self, found: Survey, known: Cursor, place: Place) -> Recovered:
+        return recover(
+            self._disk,
+            self.directory,
+            found,
+            named=self._manifest.state.segments.keys() | self._manifest.state.outputs,
+            known=known,
+            place=(place.segment, place.end),
+        )
+
+    def _sync_trailers(self, segments: Iterable[Segment]) -> list[Sealed]:
+        """A footer of which no line tells may be in the page cache and nowhere else."""
+        state = self._manifest.state
+        late = [
+            segment.id
+            for segment in segments
+            if segment.trailer is not None
+            and segment.header.kind == KIND_LOG
+            and segment.id not in state.sealed
+        ]
+        for segment_id in late:
+            file = self._disk.open(segment_path(self.directory, segment_id), write=True)
+            try:
+                file.sync()
+            finally:
+                file.close()
+        return [Sealed(segment=segment_id) for segment_id in late]
+
+    def _is_of_this_log(self, known: Cursor, place: Place, recovered: Recovered) -> bool:
+        """Whether an index that stands at `known` was made from this state of this log.
+
+        It may come from before a part of the history, or from another one: then its last record
+        is not at its place, or the log was opened without it since.
+        """
+        if known.seq == 0 or known.opening != recovered.last_opening:
+            return False
+        segment = next((s for s in recovered.segments if s.id == place.segment), None)
+        if segment is None or place.end > segment.size:
+            return False
+        file = self._disk.open(segment_path(self.directory, segment.id))
+        try:
+            seed = segment.header.seed
+            last = header_at(file, offset=place.last, seed=seed)
+        finally:
+            file.close()
+        if last is None or last.seq != known.seq:
+            return False
+        return place.last + rec.padded(last.length) == place.end
+
+    def _fill_index(self, known: Cursor, place: Place) -> None:
         """Tell the index what the log has behind the place where it stands."""
         packed = _PLACE.pack(*place)
+        versions = [s.trailer.max_version for s in self.segments.values() if s.trailer]
+        whole = True
         # Of a record in two places the first is kept: those that will be removed come last.
         retired = self._manifest.state.retired
         for segment in sorted(self.segments.values(), key=lambda one: one.id in retired):
-            if known.seq == 0:
-                load_segment(self._disk, self.directory, segment, self.index, known, packed)
-            elif segment.header.kind == KIND_LOG and segment.id >= place[0]:
-                start = {"start": place[1]} if segment.id == place[0] else {}
-                load_segment(
-                    self._disk, self.directory, segment, self.index, known, packed, **start
-                )
+            start = SEGMENT_HEADER_BYTES
+            if known.seq:
+                if segment.header.kind != KIND_LOG or segment.id < place.segment:
+                    continue
+                if segment.id == place.segment:
+                    start = place.end
+            loaded = load_segment(
+                self._disk, self.directory, segment, self.index, known, packed, start=start
+            )
+            versions.append(loaded.version_max)
+            whole = whole and loaded.whole
+        self._version_found = max(versions, default=0)
+        if not whole:
+            self.index.apply([(UNSURE_KEY, _NOTHING)], known, packed)
 
-    def _sweep(self, recovered: Recovered) -> None:
-        """Remove files that no record and no line of the MANIFEST names; before serving only."""
-        for segment_id in recovered.unborn:
+    def _swap_or_fill(self, replaced: Replaced) -> None:
+        """Finish a replacement; where its outputs do not tell, fill the index. Raises OSError."""
+        try:
+            self.replacements.swap(replaced)
+        except Damage:
+            self.rebuild_index()
+            self.replacements.swapped(replaced)
+
+    def _sweep(self, unborn: Sequence[int], foreign: Sequence[int]) -> None:
+        """Remove files that no record and no line of the MANIFEST names; before serving only.
+
+        What looks like a segment and is not ours gets another name: somebody may want it.
+        """
+        for segment_id in unborn:
             if segment_id in self._manifest.state.segments:
                 self._manifest.append([Lost(segments=(segment_id,))])
-            _unlink(self._disk, segment_path(self.directory, segment_id))
+            unlink(self._disk, segment_path(self.directory, segment_id))
+        for segment_id in foreign:
+            path = segment_path(self.directory, segment_id)
+            self.set_aside.append(f"{path}{ASIDE_SUFFIX}")
+            self._disk.rename(path, self.set_aside[-1])
+        if unborn or foreign:
+            self._disk.sync_directory(f"{self.directory}/{SEGMENTS}")
+        if self.index.get(UNSURE_KEY) is not None:
+            return  # one of the blobs may belong to a record that could not be read
         retired = self._manifest.state.retired_blobs
         for name in list(blob_names(self._disk, self.directory)):
             if name not in retired and self.index.get(blob_key(name)) is None:
-                _unlink(self._disk, blob_path(self.directory, name))
+                unlink(self._disk, blob_path(self.directory, name))
 
     # Writing.
 
     def place(self) -> bytes:
-        """Where the next record goes, for the index."""
-        return _PLACE.pack(self.log.segment, self.log.end)
+        """Where the last record is and the next one goes, for the index."""
+        return _PLACE.pack(*self.log.place)
 
     def apply(self, batch: Batch, cursor: Cursor, place: bytes) -> None:
         """Tell the index of a settled batch. Not before this may it be acknowledged.
@@ -292,16 +377,19 @@ class Volume:
 
     def blob_writer(self) -> BlobWriter:
         """A new blob. Its methods may be called in any one thread. Raises OSError."""
-        return BlobWriter(self._disk, self.directory, self._token(16).hex())
+        name = self._token(16).hex()
+        return BlobWriter(self._disk, self.directory, name, fail=self.log.fail)
 
     def free_bytes(self) -> int:
         """What can still be written to the disk of this volume. Raises OSError."""
         return self._disk.free_bytes(self.directory)
 
     def promised_epoch(self) -> int:
-        """The largest epoch that this volume ever promised."""
+        """The largest epoch that this volume ever promised, or has a version of: the record of
+        the promise may be damaged."""
         position = self.index.get(note_key(Type.EPOCH))
-        return rec.epoch_of(position.version) if position else 0
+        promised = position.version if position else 0
+        return rec.epoch_of(max(promised, self._version_found))
 
     # Reading.
 
@@ -340,106 +428,24 @@ class Volume:
         """The segments that wait for their footers, oldest first."""
         return [s for _, s in sorted(self.segments.items()) if s.trailer is None]
 
-    def retired(self) -> dict[int, int]:
-        """Segments that compaction replaced -> when (ms). They stay for the grace."""
-        return self._manifest.state.retired
-
     def take_segment_id(self) -> int:
         """A new id for compaction to write to."""
         return self.log.take_segment_id()
 
-    def replace(self, replaced: Replaced, outputs: Sequence[Segment]) -> None:
-        """Take in what compaction wrote: one line, and the outputs stand for the inputs.
-
-        Then swap the index (`swap`, or `swap_entries` piece by piece and `swapped`).
-        """
-        lines = [added(segment.header) for segment in outputs]
-        seals = [Sealed(segment=segment.id) for segment in outputs]
-        self._manifest.append([*lines, *seals, replaced])
-        self.segments.update((segment.id, segment) for segment in outputs)
-        self._disk.reached(CrashPoint.COMPACTION_COMMITTED)
-
-    def swap_entries(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> int:
-        """Point the index at entries of an output, where it still has the same record."""
-        columns = zip(keys, entries, strict=True)
-        return self._swap([(key, unpack_position(key, entry)) for key, entry in columns])
-
-    def _swap(self, items: Sequence[Item]) -> int:
-        changes = []
-        for key, new in items:
-            old = self.index.get(key)
-            if old is not None and old.order == new.order:
-                changes.append((key, old, new))
-        return self.index.swap(changes)
-
-    def swap(self, replaced: Replaced) -> None:
-        """Finish a replacement at once. Raises OSError, Damage."""
-        for output in replaced.outputs:
-            footer = self.footer(output)
-            self.swap_entries(footer.keys, footer.entries)
-        self.swap_names(replaced)
-        self.swapped(replaced)
-
-    def footer(self, segment_id: int) -> Footer:
-        """The footer of a sealed segment. Any thread. Raises Damage, OSError."""
-        footer = footer_of(self._disk, self.directory, self.segments[segment_id])
-        if footer is None:
-            raise Damage(f"the footer of segment {segment_id} does not match its checksum")
-        return footer
-
-    def footer_body(self, segment_id: int) -> tuple[bytes, Trailer]:
-        """The bytes of a footer, for `footer.columns`. Any thread. Raises Damage, OSError."""
-        trailer = self.segments[segment_id].trailer
-        assert trailer is not None
-        file = self._disk.open(segment_path(self.directory, segment_id))
-        try:
-            return read_body(file, trailer), trailer
-        finally:
-            file.close()
-
-    def swap_names(self, replaced: Replaced) -> None:
-        """As `swap_entries`, for the few notes and names of blobs in the outputs."""
-        for output in replaced.outputs:
-            footer = self.footer(output)
-            items = [(note_key(note.type), note) for note in footer.notes]
-            segment = self.segments[output]
-            items += blob_items(self._disk, self.directory, segment, footer.keys, footer.entries)
-            self._swap(items)
-        gone = [(blob_key(name), self.index.get(blob_key(name))) for name in replaced.blobs]
-        self.index.drop([(name, old.order) for name, old in gone if old is not None])
-
-    def swapped(self, replaced: Replaced) -> None:
-        """The index no longer points into the inputs."""
-        self._disk.reached(CrashPoint.COMPACTION_SWAPPED)
-        self._manifest.append([Swapped(inputs=replaced.inputs)])
-
-    def forget_deletes(self, purged: Iterable[tuple[bytes, int, int]]) -> int:
-        """Drop the entries of purged DELETE records; how many."""
-        return self.index.drop([(key, (version, seq)) for key, version, seq in purged])
-
     def remove_retired(self, *, now_ms: int) -> int:
         """Remove replaced files whose grace is over; how many segments. Raises OSError."""
-        state = self._manifest.state
-        due_ms = now_ms - self.options.grace_s * 1000
-        due = [r for r in state.replaced if r.at_ms <= due_ms and r.inputs in state.swapped]
-        segments = tuple(segment for replaced in due for segment in replaced.inputs)
-        if not segments:
-            return 0
-        self._manifest.append([Removed(segments=segments)])
-        self._disk.reached(CrashPoint.RETIRED_REMOVED)
+        due = self.replacements.due(before_ms=now_ms - self.options.grace_s * 1000)
+        segments = [segment for replaced in due for segment in replaced.inputs]
         for segment_id in segments:
             self.records.forget(segment_id)
-            self.segments.pop(segment_id, None)
-            _unlink(self._disk, segment_path(self.directory, segment_id))
-        for replaced in due:
-            for name in replaced.blobs:
-                _unlink(self._disk, blob_path(self.directory, name))
+        if segments:
+            self.replacements.remove(due)
         return len(segments)
 
     def rebuild_index(self) -> None:
         """Empty the index and fill it from the log."""
         self.index.reset()
-        self._fill_index(NOWHERE, (0, 0))
+        self._fill_index(NOWHERE, NO_PLACE)
         load_segment(
             self._disk,
             self.directory,
@@ -480,15 +486,5 @@ def cannot_open(directory: str, error: OSError) -> PulzarError:
     return OpenError(f"{directory} cannot be opened: {error}")
 
 
-def _unpack_place(place: bytes) -> tuple[int, int]:
-    if len(place) != _PLACE.size:
-        return (0, 0)
-    segment, offset = _PLACE.unpack(place)
-    return int(segment), int(offset)
-
-
-def _unlink(disk: Disk, path: str) -> None:
-    try:
-        disk.unlink(path)
-    except FileNotFoundError:
-        return
+def _unpack_place(place: bytes) -> Place:
+    return Place._make(_PLACE.unpack(place)) if len(place) == _PLACE.size else NO_PLACE

@@ -79,13 +79,18 @@ class Writer:
     async def expire(self, key: bytes, version: int) -> None:
         """Delete a key that has expired, if it is still at `version`."""
         await self._turns.take(key)
-        entry = self._catalog.get(key)
-        if entry is None or entry.version != version:
+        try:
+            entry = self._catalog.get(key)
+            if entry is None or entry.version != version:
+                self._turns.give(key)
+                return
+            change = self._delete(key, entry, self._clock.now_ms())
+        except BaseException:  # the turn must go on, whatever it was
             self._turns.give(key)
-            return
+            raise
         self.expired_total += 1
         self.superseded_bytes += entry.size
-        await self._submit(self._delete(key, entry, self._clock.now_ms()))
+        await self._submit(change)
 
     async def many(self, operations: Sequence[Put | Delete]) -> list[Written | PulzarError]:
         """Writes in this order, as few waves to the disk as possible. Errors are results."""
@@ -219,10 +224,11 @@ class Writer:
 
     def _next_version(self) -> int:
         if self._version & _COUNTER_MASK == _COUNTER_MASK:
-            self._version = make_version(epoch_of(self._version) + 1, 0)
+            version = make_version(epoch_of(self._version) + 1, 0)
             # In front of its first use in the log, so durable before that is acknowledged.
-            promise = Record(type=Type.EPOCH, version=self._version)
+            promise = Record(type=Type.EPOCH, version=version)
             self._committer.submit_many([Write(promise, None, None, None)])
+            self._version = version
         self._version += 1
         return self._version
 

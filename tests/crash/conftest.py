@@ -29,7 +29,7 @@ def settings() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def make_server(settings: Path) -> MakeServer:
-    """Makes servers that follow these settings and no others: make_server(data, segment="1MiB")
+    """Makes servers that follow these settings and no others: make_server(data, segment="2MiB")
     sets [volume] segment, or the setting of another section."""
 
     def make(data: str, **wanted: str) -> Server:

@@ -176,7 +176,7 @@ def check_copy(directory: str, before: Known, writer: Writer) -> None:
 
 @pytest.fixture
 def busy(make_server: MakeServer, data: str) -> Iterator[tuple[Server, Writer]]:
-    with make_server(data, segment="1MiB", retired_grace="1h") as server:
+    with make_server(data, segment="2MiB", retired_grace="1h") as server:
         writer = Writer(server.url)
         with writer.working():
             wait_until(lambda: len(writer.acknowledged) > KEYS * 0.8, "the keys are there")
@@ -223,7 +223,7 @@ def test_copies_made_while_segments_are_compacted(
 def test_a_copy_of_a_directory_at_rest(
     make_server: MakeServer, data: str, tmp_path: Path, *, clean: bool
 ) -> None:
-    with make_server(data, segment="1MiB") as server:
+    with make_server(data, segment="2MiB") as server:
         writer = Writer(server.url)
         with writer.working():
             wait_until(lambda: len(writer.acknowledged) > KEYS * 0.8, "the keys are there")

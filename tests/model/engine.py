@@ -104,12 +104,14 @@ class Engine:
         volume.roll(now_ms=self.now_ms)
         yield
         self.seal()
+        for unfinished in volume.replacements.unswapped():
+            volume.replacements.swap(unfinished)
         yield
         task = Compact(
             directory=self.directory,
             views="",
             segments=tuple(volume.segments.values()),
-            retired=frozenset(volume.retired()),
+            retired=frozenset(volume.replacements.retired()),
             skip=frozenset(),
             output_id=volume.take_segment_id(),
             salt=self.rng.randbytes(16),
@@ -138,9 +140,9 @@ class Engine:
             at_ms=self.now_ms,
             horizon=rewritten.horizon,
         )
-        volume.replace(replaced, [rewritten.output] if rewritten.output else [])
-        volume.swap(replaced)
-        volume.forget_deletes(done.purged)
+        volume.replacements.replace(replaced, [rewritten.output] if rewritten.output else [])
+        volume.replacements.swap(replaced)
+        volume.replacements.forget_deletes(done.purged)
 
     # What fate does.
 

@@ -40,8 +40,8 @@ class Follower:
                 assert seqs[0] > before.seq
                 assert seqs[-1] == self.cursor.seq <= volume.log.durable_seq
                 for one in logged:
-                    if one.record.type in KEYED:
-                        self._take(one.record.key, one.position)
+                    if one.position.type in KEYED:
+                        self._take(one.key, one.position)
         except HistoryTrimmed:
             self.snapshots += 1
             self.newest = {
@@ -158,4 +158,4 @@ def test_what_is_not_synced_is_not_followed() -> None:
     assert engine.volume.follow(cursor, limit=10)[0] == []
     engine.volume.log.write(batch)
     engine.volume.log.settle(batch)
-    assert [one.record.key for one in engine.volume.follow(cursor, limit=10)[0]] == [b"a"]
+    assert [one.key for one in engine.volume.follow(cursor, limit=10)[0]] == [b"a"]

@@ -34,7 +34,7 @@ def new_disk() -> SimulatedDisk:
 
 
 def written(disk: SimulatedDisk, *parts: bytes, name: str = NAME) -> Blob:
-    writer = BlobWriter(disk, DIRECTORY, name)
+    writer = BlobWriter(disk, DIRECTORY, name, fail=print)
     for part in parts:
         writer.write(part)
     return writer.finish()
@@ -124,7 +124,7 @@ def test_a_chunk_of_other_bytes_is_damage(chunk: bytes) -> None:
 
 def test_no_byte_is_taken_behind_the_limit() -> None:
     disk = new_disk()
-    writer = BlobWriter(disk, DIRECTORY, NAME)
+    writer = BlobWriter(disk, DIRECTORY, NAME, fail=print)
     writer.size = BLOB_BYTES_MAX - 3
     writer.write(b"123")
     with pytest.raises(ValueTooLarge, match=str(BLOB_BYTES_MAX)):
@@ -134,7 +134,7 @@ def test_no_byte_is_taken_behind_the_limit() -> None:
 
 def test_an_aborted_blob_is_gone() -> None:
     disk = new_disk()
-    writer = BlobWriter(disk, DIRECTORY, NAME)
+    writer = BlobWriter(disk, DIRECTORY, NAME, fail=print)
     writer.write(bytes(BLOB_CHUNK_BYTES + 1))
     assert list(blob_names(disk, DIRECTORY)) == [NAME]
     writer.abort()
@@ -144,7 +144,7 @@ def test_an_aborted_blob_is_gone() -> None:
 
 def test_an_abort_goes_on_where_the_disk_does_not_let_it_remove_the_file() -> None:
     disk = new_disk()
-    writer = BlobWriter(disk, DIRECTORY, NAME)
+    writer = BlobWriter(disk, DIRECTORY, NAME, fail=print)
     disk.faults = FaultPlan(Fault(kinds=("unlink",)))
     writer.abort()
     assert list(blob_names(disk, DIRECTORY)) == [NAME]
@@ -153,7 +153,7 @@ def test_an_abort_goes_on_where_the_disk_does_not_let_it_remove_the_file() -> No
 def test_an_error_of_the_disk_reaches_the_caller() -> None:
     disk = new_disk()
     for kind in ("write", "sync", "sync_directory"):
-        writer = BlobWriter(disk, DIRECTORY, kind)
+        writer = BlobWriter(disk, DIRECTORY, kind, fail=print)
         writer.write(b"some bytes")
         disk.faults = FaultPlan(Fault(kinds=(kind,), error=errno.ENOSPC))
         with pytest.raises(OSError):
@@ -167,7 +167,7 @@ def test_a_name_is_never_used_twice() -> None:
     disk = new_disk()
     written(disk, b"first")
     with pytest.raises(FileExistsError):
-        BlobWriter(disk, DIRECTORY, NAME)
+        BlobWriter(disk, DIRECTORY, NAME, fail=print)
 
 
 def test_only_blobs_are_listed() -> None:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pulzar.errors import OutOfSpace
+from pulzar.errors import OutOfSpace, ViewBroken
 from pulzar.limits import INLINE_BYTES_MAX, KEY_BYTES_MAX
 from pulzar.varidb.catalog import Catalog, Change
 from pulzar.varidb.entry import Entry, Listing
 from pulzar.varidb.position import NOWHERE, Cursor, Position, pack_position
 from pulzar.varidb.record import Type
-from pulzar.varidb.view import ViewBroken
 
 IDENTITY = b"volume-1"
 OPENING = bytes(range(16))

@@ -13,7 +13,7 @@ from pulzar.cli import pulzar
 from pulzar.cli.exit import run
 from pulzar.clock import SystemClock
 from pulzar.disk import SystemDisk
-from pulzar.limits import SEGMENT_BYTES_MIN
+from pulzar.limits import KIB
 from pulzar.varidb.entry import Delete, Put
 from pulzar.varidb.store import StoreOptions, open_store
 
@@ -28,7 +28,7 @@ async def write(directory: Path) -> None:
         str(directory),
         disk=SystemDisk(),
         clock=SystemClock(),
-        options=StoreOptions(segment_bytes=SEGMENT_BYTES_MIN, reserve_bytes=0),
+        options=StoreOptions(segment_bytes=64 * KIB, reserve_bytes=0),
     )
     for number in range(5):
         await store.put(Put(key=b"key/%d" % number, value=VALUE + b"%d" % number))

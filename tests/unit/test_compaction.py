@@ -15,13 +15,14 @@ from pulzar.testing import Fault, FaultPlan
 from pulzar.varidb.compaction import (
     Group,
     Rewritten,
+    Weight,
     compacted_header,
-    live_bytes,
     merge_ranges,
     plan,
     rewrite,
+    weigh,
 )
-from pulzar.varidb.following import footer_of, found_records
+from pulzar.varidb.following import blob_key, footer_of, found_records
 from pulzar.varidb.footer import Trailer
 from pulzar.varidb.log import segment_path
 from pulzar.varidb.position import Position, pack_position
@@ -68,7 +69,7 @@ def planned(
 ) -> list[tuple[int, ...]]:
     groups = plan(
         segments,
-        live,
+        {number: Weight(live=count) for number, count in live.items()},
         segment_bytes=SEGMENT_BYTES,
         records_max=records_max,
         live_ratio_max=0.5,
@@ -142,7 +143,7 @@ def test_what_is_named_is_rewritten_however_live() -> None:
 def test_a_group_tells_what_it_holds() -> None:
     groups = plan(
         [sealed(1, LARGE), sealed(2, LARGE)],
-        {1: 100, 2: 200},
+        {1: Weight(live=100), 2: Weight(live=200)},
         segment_bytes=SEGMENT_BYTES,
         records_max=1000,
         live_ratio_max=0.5,
@@ -171,12 +172,30 @@ def test_every_plan_keeps_the_limits(world: dict[int, tuple[int, float, int]]) -
             assert number in chosen
 
 
+def row(key: bytes, segment: int, length: int, type_: Type, size: int = 1) -> tuple[bytes, bytes]:
+    position = Position(segment, 128, length, type_, 0, 1, 0, 1, 1, size, 1, 0)
+    return key, pack_position(key, position)
+
+
 def test_live_bytes_are_summed_by_segment_with_their_padding() -> None:
-    entries = [
-        pack_position(b"k", Position(segment, 128, length, Type.PUT, 0, 1, 0, 1, 1, 1, 1, 0))
-        for segment, length in [(1, 65), (1, 72), (4, 80)]
-    ]
-    assert live_bytes(entries) == {1: 72 + 72, 4: 80}
+    rows = [row(b"k", segment, length, Type.PUT) for segment, length in [(1, 65), (1, 72), (4, 80)]]
+    rows.append(row(b"deleted", 7, 65, Type.DELETE))
+    assert weigh(rows) == {1: Weight(live=72 + 72), 4: Weight(live=80)}
+
+
+def test_a_replaced_blob_weighs_as_much_as_its_file() -> None:
+    rows = [row(b"k", 1, 80, Type.BLOB, 5 << 30)]
+    rows += [row(blob_key(name), 1, 80, Type.BLOB, 5 << 30) for name in ("old", "new")]
+    weights = weigh(rows)
+    assert weights == {1: Weight(live=80, live_blobs=5 << 30, blobs=10 << 30)}
+    groups = plan(
+        [sealed(1, LARGE)],
+        {1: Weight(live=LARGE, live_blobs=5 << 30, blobs=10 << 30)},
+        segment_bytes=SEGMENT_BYTES,
+        records_max=1000,
+        live_ratio_max=0.6,
+    )
+    assert [group.inputs for group in groups] == [(1,)]
 
 
 ranges = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)).map(lambda r: (r[0], sum(r))))
@@ -281,10 +300,10 @@ def test_the_output_of_outputs_stands_for_all_of_them() -> None:
     world.compact()
     world.write([(b"b", b"4"), (b"c", b"5")])
     world.compact()
-    (output,) = (s for s in world.sealed() if s.id not in world.volume.retired())
+    (output,) = (s for s in world.sealed() if s.id not in world.volume.replacements.retired())
     footer = footer_of(world.disk, world.directory, output)
     assert footer is not None
-    assert ids(footer.inputs) >= set(world.volume.retired())
+    assert ids(footer.inputs) >= set(world.volume.replacements.retired())
 
 
 def test_a_purged_delete_is_dropped() -> None:

@@ -153,10 +153,10 @@ def test_ini_as_people_write_it(tmp_path: Path) -> None:
     config = load_text(
         tmp_path,
         "\ufeff; a comment\r\n[Server]\r\n  Port : 9100  # behind a blank\r\n\r\n"
-        "[volume]\ndir=/data/a#b=c\nreserve = 1 gib\nsegment=1048576\nretired_grace=90m\n[jobs]\n",
+        "[volume]\ndir=/data/a#b=c\nreserve = 1 gib\nsegment=4194304\nretired_grace=90m\n[jobs]\n",
     )
     assert (config.port, config.data_dir) == (9100, "/data/a#b=c")
-    assert (config.reserve_bytes, config.segment_bytes) == (2**30, 2**20)
+    assert (config.reserve_bytes, config.segment_bytes) == (2**30, 2**22)
     assert config.retired_grace_s == 5400
 
 
@@ -198,7 +198,7 @@ def test_setting_for_a_later_version_is_named(tmp_path: Path) -> None:
         ("[volume]\ndir = ~no-such-user-here/x\n", ["no such home directory"]),
         ("[volume]\nreserve = 5 parsecs\n", ["'5 parsecs'", "512MiB"]),
         ("[volume]\nreserve = -5\n", ["'-5'"]),
-        ("[volume]\nsegment = 1KiB\n", ["from 64KiB to 2GiB"]),
+        ("[volume]\nsegment = 1KiB\n", ["from 2MiB to 2GiB"]),
         ("[volume]\nretired_grace = 24\n", ["'24'", "12h"]),
         ("[general]\nlog_level = loud\n", ["'loud'", "debug, info, warning, error"]),
         ("[backup]\nbackup_chunk = 0\n", ["'0'", "whole number"]),

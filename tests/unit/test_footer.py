@@ -127,7 +127,7 @@ def test_some_columns_are_a_slice_of_all(items: list[Item], one: int, other: int
 def test_a_packed_entry_tells_its_parts_without_being_checked() -> None:
     newest = footer_of(sealed(ITEMS)).entries[1]
     assert entry_order(newest) == (9, 24)
-    assert entry_place(newest) == (7, 100)
+    assert entry_place(newest) == (7, 100, Type.PUT)
     assert entry_type(newest) == Type.PUT
 
 

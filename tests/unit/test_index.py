@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pulzar.errors import OutOfSpace
+from pulzar.errors import OutOfSpace, ViewBroken
 from pulzar.limits import KEY_BYTES_MAX
 from pulzar.varidb.index import Index
 from pulzar.varidb.position import NOWHERE, POSITION_BYTES, Cursor, Position, pack_position
 from pulzar.varidb.record import Type
-from pulzar.varidb.view import ViewBroken
 
 IDENTITY = b"volume-1"
 OPENING = bytes(range(16))

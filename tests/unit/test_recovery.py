@@ -223,8 +223,7 @@ def recovered(engine: Engine) -> Recovered:
     return recover(
         engine.disk,
         engine.directory,
-        found.segments,
-        found.others,
+        found,
         named=ManifestFile(engine.disk, engine.directory).state.segments.keys(),
         known=NOWHERE,
         place=(0, 0),
@@ -263,13 +262,14 @@ def test_other_files_are_left_alone() -> None:
     engine = stopped()
     engine.disk.create(f"{engine.directory}/segments/notes.txt").close()
     found = looked_at(engine)
-    assert ([segment.id for segment in found.segments], found.others) == ([1, 2], [])
+    assert [segment.id for segment in found.segments] == [1, 2]
+    assert (found.blank, found.foreign) == ([], [])
 
 
 def test_a_file_that_never_got_its_header_is_no_segment() -> None:
     engine = stopped()
     engine.disk.create(path(engine, 3)).allocate(4096)
-    assert looked_at(engine).others == [3]
+    assert (looked_at(engine).blank, looked_at(engine).foreign) == ([3], [])
     assert recovered(engine).start.next_segment == 4
     assert recovered(engine).unborn == (3,)
 
@@ -278,9 +278,9 @@ def test_a_segment_of_another_volume_or_of_another_id_is_none_of_ours() -> None:
     engine = stopped()
     content = engine.disk.open(path(engine, 2)).read(1 << 20, offset=0)
     engine.disk.create(path(engine, 9)).write([content], offset=0)
-    assert looked_at(engine).others == [9]
+    assert looked_at(engine).foreign == [9]
     engine.disk.unlink(f"{engine.directory}/MANIFEST")
-    assert looked_at(engine, volume_id=b"x" * 16).others == [1, 2, 9]
+    assert looked_at(engine, volume_id=b"x" * 16).foreign == [1, 2, 9]
 
 
 @pytest.mark.parametrize("manifest", [True, False])
@@ -435,8 +435,7 @@ def test_behind_a_sealed_end_of_the_log_goes_on_at_the_next_seq() -> None:
     there = recover(
         engine.disk,
         engine.directory,
-        segments,
-        [],
+        Survey(segments=segments, blank=[], foreign=[]),
         named={1, 2},
         known=NOWHERE,
         place=(0, 0),
@@ -454,8 +453,7 @@ def test_where_only_compacted_segments_are_left_the_seq_goes_on_behind_them() ->
     there = recover(
         engine.disk,
         engine.directory,
-        compacted,
-        [],
+        Survey(segments=compacted, blank=[], foreign=[]),
         named={segment.id for segment in compacted},
         known=NOWHERE,
         place=(0, 0),

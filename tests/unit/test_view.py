@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pulzar.errors import InvalidKey, OutOfSpace, VolumeInUse
+from pulzar.errors import InvalidKey, OutOfSpace, ViewBroken, VolumeInUse
 from pulzar.varidb import view_probe
 from pulzar.varidb.position import NOWHERE, Cursor
-from pulzar.varidb.view import View, ViewBroken
+from pulzar.varidb.view import View
 from pulzar.varidb.view_files import locate
 from pulzar.varidb.view_trust import Here
 
