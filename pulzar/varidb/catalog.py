@@ -49,7 +49,7 @@ from pulzar.varidb.catalog_row import (
     unpack_row,
 )
 from pulzar.varidb.entry import Entry, Listing, Status
-from pulzar.varidb.index import put_sorted
+from pulzar.varidb.index import put_newest, put_sorted
 from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
 from pulzar.varidb.record import Type
 from pulzar.varidb.view import View
@@ -80,6 +80,7 @@ class Catalog:
         self._created, self._expiry = tables["created"], tables["expiry"]
         self._unsorted.clear()
         self._loading = False
+        self._may_be_deleted = bool(self.view.stat("deletes")["entries"])  # some key or other
 
     @classmethod
     def open(cls, directory: str, *, identity: bytes, map_bytes: int = VIEW_MAP_BYTES) -> "Catalog":
@@ -215,17 +216,17 @@ class Catalog:
         created: list[tuple[bytes, bytes]] = []
         seq = cursor.seq
         with self._following(len(changes), holder, cursor) as transaction:
-            deletes = bool(transaction.stat(self._deletes)["entries"])
             for change in changes:
                 record, old = change.record, change.replaces
                 key = record.key
                 if record.type == Type.DELETE:
+                    self._may_be_deleted = True
                     transaction.put(key, pack_deleted(key, record.version), db=self._deletes)
                     transaction.delete(key, db=self._table(key))
                     self._order(transaction, key, _times(old), (None, 0))
                     continue
                 row = pack_newest(change, holder=holder, seq=seq)
-                if old is None and deletes:
+                if old is None and self._may_be_deleted:
                     transaction.delete(key, db=self._deletes)
                 if old is None and not record.expires_s and key >= _FIRST_USER_KEY:
                     keys.append((key, row))
@@ -234,8 +235,8 @@ class Catalog:
                     transaction.put(key, row, db=self._table(key))
                     new = record.created_ms, record.expires_s
                     self._order(transaction, key, _times(old), new)
-            transaction.cursor(self._keys).putmulti(sorted(keys))
-            transaction.cursor(self._created).putmulti(sorted(created))
+            put_newest(transaction.cursor(self._keys), keys)
+            put_newest(transaction.cursor(self._created), created)
 
     @contextmanager
     def _following(
@@ -323,6 +324,7 @@ class Catalog:
             if known is not None and not isinstance(known, Row):
                 transaction.delete(key, db=self._deletes)
         else:
+            self._may_be_deleted = True
             transaction.put(key, pack_deleted(key, new), db=self._deletes)
             if isinstance(known, Row):
                 transaction.delete(key, db=table)

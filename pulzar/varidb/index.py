@@ -6,8 +6,10 @@ records of one key the larger (version, seq) wins, whatever the order in which t
 an index twice, or from any order of segments, gives the same.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
+from operator import itemgetter
 
 import lmdb
 
@@ -100,7 +102,7 @@ class Index:
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
         with self.view.write(rows=len(rows), size=len(rows) * _ROW_BYTES) as transaction:
-            transaction.cursor(self._table).putmulti(sorted(rows))
+            put_newest(transaction.cursor(self._table), rows)
             self.view.put_cursor(transaction, _LOG, cursor, place)
 
     def load(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> None:
@@ -193,6 +195,20 @@ class Index:
     def close(self, *, clean: bool) -> None:
         """Close it; a clean one is trusted by the next opening."""
         self.view.close(clean=clean)
+
+
+def put_newest(table: "lmdb.Cursor[bytes]", rows: Sequence[tuple[bytes, bytes]]) -> None:
+    """Put rows of different keys, whatever was there.
+
+    Those behind the last row are appended, which is cheaper and fills pages to the brim, where
+    inserting would leave them half empty.
+    """
+    ordered = sorted(rows)
+    split = bisect_right(ordered, table.key(), key=itemgetter(0)) if table.last() else 0
+    if split:
+        table.putmulti(ordered[:split])
+    if split < len(ordered):
+        table.putmulti(ordered[split:], append=True)
 
 
 def put_sorted(table: "lmdb.Cursor[bytes]", rows: Sequence[tuple[bytes, bytes]]) -> int:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pulzar.varidb.catalog import Catalog, Change, Newest
-from pulzar.varidb.index import Index
+from pulzar.varidb.index import Index, put_newest
 from pulzar.varidb.position import Cursor, Position, pack_place, pack_position, unpack_position
 from pulzar.varidb.record import Record, Type, encode_meta, record_length
+from pulzar.varidb.view import View
 
 OPENING = bytes(16)
 CREATED_MS = 1_700_000_000_000
@@ -134,6 +135,17 @@ def test_a_place_is_packed_as_its_position_is(
     packed = pack_place(record, segment=3, offset=offset * 8, seq=seq)
     assert packed == pack_position(key, position)
     assert unpack_position(key, packed) == position
+
+
+def test_the_last_row_is_replaced_and_not_appended(tmp_path: Path) -> None:
+    view = View.open(str(tmp_path / "view"), name="v", tables=["t"], identity=b"v")
+    for rows in ([(b"b", b"1")], [(b"c", b"3"), (b"a", b"0"), (b"b", b"\xff\xff")]):
+        with view.write(rows=3) as transaction:
+            put_newest(transaction.cursor(view.tables["t"]), rows)
+    with view.environment.begin() as transaction:
+        found = list(transaction.cursor(view.tables["t"]))
+    assert found == [(b"a", b"0"), (b"b", b"\xff\xff"), (b"c", b"3")]
+    view.close(clean=False)
 
 
 def test_an_index_takes_packed_rows_in_any_order(tmp_path: Path) -> None:
