@@ -32,7 +32,8 @@ LAYERS = """
     varidb.entry varidb.position varidb.segment varidb.manifest varidb.view_probe varidb.view_files
     varidb.footer varidb.blob varidb.view varidb.catalog_row
     varidb.log varidb.upload
-    varidb.recovery varidb.identity
+    varidb.survey varidb.identity
+    varidb.recovery
     varidb.following
     varidb.compaction varidb.sealing varidb.purge varidb.check varidb.record_files
     varidb.replacement

@@ -21,8 +21,9 @@ from pulzar.varidb.log import segment_path
 from pulzar.varidb.manifest import Lost, ManifestFile
 from pulzar.varidb.position import NOWHERE
 from pulzar.varidb.record import KEYED, Type
-from pulzar.varidb.recovery import Recovered, Segment, Survey, recover, survey
+from pulzar.varidb.recovery import Recovered, recover
 from pulzar.varidb.segment import SEGMENT_HEADER_BYTES, Found, scan, segment_name
+from pulzar.varidb.survey import Segment, Survey, survey
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -86,7 +87,7 @@ def check(directory: str, disk: Disk) -> Iterator[Finding]:
                     yield Finding("note", "segments", f"{names} came after this copy was begun")
             for number in found.foreign:
                 yield Finding(
-                    "damage", f"segments/{number:08d}.seg", "no segment of this volume: set aside"
+                    "damage", f"segments/{number:08d}.seg", "its header is not that of this file"
                 )
             recovered = recover(
                 disk,
@@ -100,7 +101,7 @@ def check(directory: str, disk: Disk) -> Iterator[Finding]:
             yield from _check_segments(disk, directory, recovered, named)
             for name in blob_names(disk, directory):
                 if name not in named and name not in manifest.state.retired_blobs:
-                    yield Finding("note", f"blobs/{name}", "no record names this blob")
+                    yield Finding("note", _blob_place(name), "no record names this blob")
     except SegmentMissing as error:
         yield Finding("damage", "segments", str(error))
 
@@ -144,7 +145,7 @@ def _check_records(
 
 
 def _check_blob(disk: Disk, directory: str, blob: Blob, key: bytes) -> Iterator[Finding]:
-    place = f"blobs/{blob.name}"
+    place = _blob_place(blob.name)
     try:
         file = disk.open(blob_path(directory, blob.name))
     except FileNotFoundError:
@@ -159,6 +160,11 @@ def _check_blob(disk: Disk, directory: str, blob: Blob, key: bytes) -> Iterator[
                 yield Finding("damage", f"{place}:{offset}", str(error), key)
     finally:
         file.close()
+
+
+def _blob_place(name: str) -> str:
+    """Where a blob is below the volume's directory."""
+    return blob_path("", name).removeprefix("/")
 
 
 def _check_footer(disk: Disk, directory: str, segment: Segment) -> Iterator[Finding]:

@@ -25,7 +25,6 @@ from pulzar.varidb.footer import build_footer, entry_place, entry_size, read_tra
 from pulzar.varidb.log import SEGMENTS, segment_path
 from pulzar.varidb.position import Position
 from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
-from pulzar.varidb.recovery import Segment
 from pulzar.varidb.segment import (
     KIND_COMPACTED,
     SEGMENT_HEADER_BYTES,
@@ -34,6 +33,7 @@ from pulzar.varidb.segment import (
     encode_segment_header,
     scan,
 )
+from pulzar.varidb.survey import Segment
 
 _FLUSH_BYTES = 1 << 20
 
@@ -58,8 +58,10 @@ class Rewritten(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Weight(msgspec.Struct):
-    """What a segment holds, in bytes: live records; the files of live blobs, and of all blobs."""
+    """What a segment holds, in bytes: live records; the files of live blobs, and of all blobs.
+    And how many of its records are the newest of their keys, deletes too."""
 
+    newest: int = 0
     live: int = 0
     live_blobs: int = 0
     blobs: int = 0
@@ -76,13 +78,15 @@ def weigh(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, Weight]:
     weights: dict[int, Weight] = {}
     for key, entry in rows:
         segment, length, type_ = entry_place(entry)
-        if type_ == Type.DELETE:
-            continue
         weight = weights.get(segment)
         if weight is None:
             weight = weights[segment] = Weight()
         if key[0] == BLOB_KEY_BYTE:
             weight.blobs += entry_size(entry)
+            continue
+        if key[0] < BLOB_KEY_BYTE:
+            weight.newest += 1
+        if type_ == Type.DELETE:
             continue
         weight.live += rec.padded(length)
         if type_ == Type.BLOB:

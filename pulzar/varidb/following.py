@@ -26,8 +26,8 @@ from pulzar.varidb.position import (
     unpack_position,
 )
 from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type, record_length
-from pulzar.varidb.recovery import Segment
 from pulzar.varidb.segment import KIND_LOG, SEGMENT_HEADER_BYTES, Found, read_record, scan
+from pulzar.varidb.survey import Segment
 
 FIRST_NOTE_BYTE = 0xFE
 """Index keys from here on are not users' keys: those are UTF-8, which has no such byte."""

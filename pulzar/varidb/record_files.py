@@ -15,7 +15,7 @@ from pulzar.varidb import record as rec
 from pulzar.varidb.log import Log, segment_path
 from pulzar.varidb.position import Position
 from pulzar.varidb.record import Record
-from pulzar.varidb.recovery import Segment
+from pulzar.varidb.survey import Segment
 
 
 class RecordFiles:

@@ -2,9 +2,7 @@
 
 Three questions, in this order:
 
-1. Which segments are there? Every valid file in `segments/` is read, whatever the MANIFEST says; a
-   damaged segment header is rebuilt from the trailer or from the MANIFEST. One that the MANIFEST
-   names and that is neither there nor replaced by one that is: SegmentMissing.
+1. Which segments are there? `survey` (survey.py) tells.
 2. Where does each end? A sealed one says so in its trailer; an unsealed one that has a *born*
    successor is told by it; the last one is judged (`judge_tail`).
 3. What is to be done with what stands behind the end that is certainly durable? It may have been
@@ -27,24 +25,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from pulzar.disk import Disk, File
-from pulzar.errors import Damage, SegmentMissing
-from pulzar.limits import SEGMENT_BYTES_MAX
-from pulzar.varidb.footer import Trailer, read_footer, read_trailer
-from pulzar.varidb.log import SEGMENTS, Start, segment_path
-from pulzar.varidb.manifest import Added, Lost, Manifest, ManifestFile, Replaced, Reverted
+from pulzar.varidb.log import Start, segment_path
 from pulzar.varidb.position import Cursor
 from pulzar.varidb.record import Record
-from pulzar.varidb.segment import (
-    KIND_LOG,
-    SEGMENT_HEADER_BYTES,
-    Found,
-    Gap,
-    SegmentHeader,
-    decode_segment_header,
-    scan,
-    segment_id_of,
-    segment_name,
-)
+from pulzar.varidb.segment import KIND_LOG, SEGMENT_HEADER_BYTES, Found, Gap, scan
+from pulzar.varidb.survey import Segment, Survey, replaced_by
 
 
 class Damaged(msgspec.Struct, frozen=True):
@@ -56,21 +41,6 @@ class Damaged(msgspec.Struct, frozen=True):
     first_seq: int
     last_seq: int
     key: bytes | None
-
-
-class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of `segments/` that holds records. `end` is where its records end."""
-
-    header: SegmentHeader
-    trailer: Trailer | None
-    size: int
-    end: int
-    mended: bool = False
-
-    @property
-    def id(self) -> int:
-        """The id in the header."""
-        return self.header.segment_id
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,24 +56,6 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     damaged: tuple[Damaged, ...]
 
 
-class Survey(msgspec.Struct, frozen=True, kw_only=True):
-    """The files of `segments/`.
-
-    `blank` are ids of files without a header: a crash while they were created. `foreign` are those
-    whose header is not one of this volume. `lines` are for the MANIFEST: what a copy lacks.
-    """
-
-    segments: list[Segment]
-    blank: list[int]
-    foreign: list[int]
-    lines: tuple[Reverted | Lost, ...] = ()
-
-    @property
-    def last_id(self) -> int:
-        """The largest id of a file that is there."""
-        return max((*(s.id for s in self.segments), *self.blank, *self.foreign), default=0)
-
-
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     """What a directory holds. `segments` by id; `unborn` have no record of their own."""
 
@@ -112,76 +64,6 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     start: Start
     damaged: tuple[Damaged, ...]
     last_opening: bytes
-
-
-def survey(
-    disk: Disk,
-    directory: str,
-    manifest: ManifestFile,
-    *,
-    volume_id: bytes,
-    is_copy: bool,
-) -> Survey:
-    """Every segment in the directory, by id. Raises OSError, SegmentMissing.
-
-    In a copy that was made while the volume was written to, segments may be missing
-    that came after its listing: the last ones of the log, and outputs of compaction whose inputs
-    are there.
-    """
-    found: dict[int, Segment] = {}
-    blank: list[int] = []
-    foreign: list[int] = []
-    for name in disk.list(f"{directory}/{SEGMENTS}"):
-        segment_id = segment_id_of(name)
-        if segment_id is None:
-            continue
-        file = disk.open(f"{directory}/{SEGMENTS}/{name}")
-        try:
-            line = manifest.state.segments.get(segment_id)
-            segment = _examine(file, line, volume_id=volume_id)
-            is_blank = not any(file.read(SEGMENT_HEADER_BYTES, offset=0))
-        finally:
-            file.close()
-        if segment is not None and segment.id == segment_id:
-            found[segment_id] = segment
-        else:
-            (blank if is_blank else foreign).append(segment_id)
-    state = manifest.state
-    missing = (state.segments.keys() | state.outputs) - found.keys() - state.retired.keys()
-    if missing:
-        missing -= _replaced_by(disk, directory, found.values())
-    lines: tuple[Reverted | Lost, ...] = ()
-    if missing and is_copy:
-        lines = _later_ones(manifest.state, found)
-        missing -= {gone for line in lines if isinstance(line, Lost) for gone in line.segments}
-    if missing:
-        names = ", ".join(segment_name(segment) for segment in sorted(missing))
-        raise SegmentMissing(
-            f"{directory} lacks {names}: put it back, or restore the volume from a copy"
-        )
-    segments = [found[segment] for segment in sorted(found)]
-    return Survey(segments=segments, blank=blank, foreign=foreign, lines=lines)
-
-
-def _later_ones(state: Manifest, found: Mapping[int, Segment]) -> tuple[Reverted | Lost, ...]:
-    """The lines that take the segments that a copy may lack out of the MANIFEST.
-
-    Those are the ones of the log behind the last that is there, and outputs of compaction whose
-    inputs are all there or may be lacking themselves.
-    """
-    logs = [one.id for one in found.values() if one.header.kind == KIND_LOG]
-    absent = state.segments.keys() - found.keys()
-    later = {s for s in absent if state.segments[s].kind == KIND_LOG and s > max(logs, default=0)}
-    reverted: list[Replaced] = []
-    for one in state.replaced:  # in the order in which they happened
-        lacking = set(one.outputs) - found.keys()
-        if lacking and (found.keys() | later).issuperset(one.inputs):
-            later |= lacking
-            reverted.append(one)
-    if not later:
-        return ()
-    lines = [Reverted(inputs=one.inputs) for one in reverted]
-    return (*lines, Lost(segments=tuple(sorted(later))))
 
 
 def _uncommitted(
@@ -197,8 +79,8 @@ def _uncommitted(
         if segment.header.kind == KIND_LOG or segment.id in named:
             continue
         others = [one for one in segments if one is not segment and one not in unborn]
-        there = {one.id for one in others} | _replaced_by(disk, directory, others)
-        if segment.trailer is None or _replaced_by(disk, directory, [segment]) <= there:
+        there = {one.id for one in others} | replaced_by(disk, directory, others)
+        if segment.trailer is None or replaced_by(disk, directory, [segment]) <= there:
             unborn.append(segment)
             continue
         file = disk.open(segment_path(directory, segment.id), write=True)
@@ -207,61 +89,6 @@ def _uncommitted(
         finally:
             file.close()
     return unborn
-
-
-def _replaced_by(disk: Disk, directory: str, segments: Iterable[Segment]) -> set[int]:
-    """The ids that the footers of compacted segments name as their inputs; a damaged one tells
-    none."""
-    replaced: set[int] = set()
-    for segment in segments:
-        if segment.trailer is None or not segment.trailer.inputs:
-            continue
-        file = disk.open(segment_path(directory, segment.id))
-        try:
-            for first, last in read_footer(file, segment.trailer).inputs:
-                replaced.update(range(first, last + 1))
-        except Damage:
-            continue
-        finally:
-            file.close()
-    return replaced
-
-
-def _examine(file: File, added: Added | None, *, volume_id: bytes) -> Segment | None:
-    size = file.size()
-    header = decode_segment_header(file.read(SEGMENT_HEADER_BYTES, offset=0))
-    trailer = read_trailer(file)
-    mended = header is None
-    if header is None and added is not None:
-        header = _header_of(added, volume_id=volume_id)
-    if header is None and trailer is not None:
-        header = SegmentHeader(
-            volume_id=trailer.volume_id,
-            salt=trailer.salt,
-            segment_id=trailer.segment_id,
-            kind=trailer.kind,
-            first_seq=trailer.first_seq,
-        )
-    if header is None or header.volume_id != volume_id:
-        return None
-    if trailer is not None and trailer.salt != header.salt:
-        trailer = None
-    end = trailer.records_end if trailer is not None else min(size, SEGMENT_BYTES_MAX)
-    return Segment(header=header, trailer=trailer, size=size, end=end, mended=mended)
-
-
-def _header_of(added: Added, *, volume_id: bytes) -> SegmentHeader:
-    return SegmentHeader(
-        volume_id=volume_id,
-        salt=bytes.fromhex(added.salt),
-        segment_id=added.segment,
-        kind=added.kind,
-        previous_id=added.previous,
-        previous_end=added.previous_end,
-        first_seq=added.first_seq,
-        created_ms=added.created_ms,
-        opening=bytes.fromhex(added.opening),
-    )
 
 
 def is_born(file: File, segment: Segment) -> bool:

@@ -20,7 +20,7 @@ from pulzar.varidb.footer import Footer, Trailer, read_body
 from pulzar.varidb.log import SEGMENTS, added, segment_path
 from pulzar.varidb.manifest import ManifestFile, Removed, Replaced, Sealed, Swapped
 from pulzar.varidb.position import unpack_position
-from pulzar.varidb.recovery import Segment
+from pulzar.varidb.survey import Segment
 
 
 class Replacements:

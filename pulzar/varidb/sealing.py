@@ -14,8 +14,9 @@ from pulzar.varidb.following import position_in
 from pulzar.varidb.footer import build_footer, read_trailer
 from pulzar.varidb.log import segment_path
 from pulzar.varidb.position import Position
-from pulzar.varidb.recovery import Damaged, Segment
+from pulzar.varidb.recovery import Damaged
 from pulzar.varidb.segment import SEGMENT_HEADER_BYTES, Found, encode_segment_header, scan
+from pulzar.varidb.survey import Segment
 
 
 class SealedSegment(msgspec.Struct, frozen=True):

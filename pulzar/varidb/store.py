@@ -206,8 +206,8 @@ class LocalStore:
         await self._maintenance.start()
         for damaged in self._volume.damaged:
             _log.error("damage in the log: %s", damaged)
-        for path in self._volume.set_aside:
-            _log.warning("no segment of this volume, set aside: %s", path)
+        for remark in self._volume.remarks:
+            _log.warning("opening the volume: %s; `pulzar check` tells more", remark)
 
     async def failure(self) -> str:
         """Waits until the store cannot go on, and says why: then the process must end."""

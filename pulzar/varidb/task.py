@@ -4,21 +4,21 @@ A task is all that it needs to know, an answer all that came of it; both travel 
 writes new files only, and nothing of it counts until the volume took the answer in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from pulzar.disk import Disk
 from pulzar.errors import Damage, PulzarError
 from pulzar.limits import SEGMENT_RECORDS_MAX
-from pulzar.varidb.compaction import Rewritten, compacted_header, plan, rewrite, weigh
+from pulzar.varidb.compaction import Rewritten, Weight, compacted_header, plan, rewrite, weigh
 from pulzar.varidb.following import IndexReader, footer_of
 from pulzar.varidb.footer import entry_order, entry_type
 from pulzar.varidb.purge import Deleted, without_older
 from pulzar.varidb.record import Type
-from pulzar.varidb.recovery import Segment
 from pulzar.varidb.sealing import SealedSegment, seal
 from pulzar.varidb.segment import KIND_LOG
+from pulzar.varidb.survey import Segment
 
 _COLUMNS = 65_536
 
@@ -90,19 +90,23 @@ def _compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone | Fai
     sealed = [segment for segment in task.segments if segment.trailer is not None]
     # The end of an unsealed segment stands in the header of the one behind it.
     waiting = [segment.id for segment in task.segments if segment.trailer is None]
+    weights = weigh(_columns(index))
     groups = plan(
         [s for s in sealed if _is_candidate(s, task, first_waiting=min(waiting, default=None))],
-        weigh(_columns(index)),
+        weights,
         segment_bytes=task.segment_bytes,
         records_max=SEGMENT_RECORDS_MAX,
         live_ratio_max=task.live_ratio_max,
     )
-    if not groups:
-        return CompactDone(None, ())
-    inputs = [segment for segment in sealed if segment.id in groups[0].inputs]
+    inputs: list[Segment] = []
     purged: list[Deleted] = []
-    if not waiting:
-        purged = _purgeable(task, disk, index, inputs)
+    for group in groups:
+        inputs = [segment for segment in sealed if segment.id in group.inputs]
+        purged = _purgeable(task, disk, index, inputs) if not waiting else []
+        if purged or len(inputs) > 1 or not _is_all_newest(inputs[0], weights):
+            break
+    else:
+        return CompactDone(None, ())
     header = compacted_header(
         volume_id=inputs[0].header.volume_id,
         segment_id=task.output_id,
@@ -121,8 +125,16 @@ def _compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone | Fai
             purge={(key, version) for key, version, _ in purged},
         )
     except Damage as error:
-        return Failed(str(error), groups[0].inputs)
+        return Failed(str(error), tuple(segment.id for segment in inputs))
     return CompactDone(rewritten, tuple(purged))
+
+
+def _is_all_newest(segment: Segment, weights: Mapping[int, Weight]) -> bool:
+    """Whether rewriting a segment alone would drop nothing: deletes that must stay are dead
+    weight, and would be again the next time."""
+    assert segment.trailer is not None
+    weight = weights.get(segment.id)
+    return weight is not None and weight.newest == segment.trailer.entries
 
 
 def _is_candidate(segment: Segment, task: Compact, *, first_waiting: int | None) -> bool:

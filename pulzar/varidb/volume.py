@@ -59,9 +59,10 @@ from pulzar.varidb.position import NOWHERE, Cursor, Position, unpack_position
 from pulzar.varidb.read_me import write_read_me
 from pulzar.varidb.record import Record, Type
 from pulzar.varidb.record_files import RecordFiles
-from pulzar.varidb.recovery import Damaged, Recovered, Segment, Survey, recover, survey
+from pulzar.varidb.recovery import Damaged, Recovered, recover
 from pulzar.varidb.replacement import Replacements, unlink
 from pulzar.varidb.segment import KIND_LOG, SEGMENT_HEADER_BYTES, header_at
+from pulzar.varidb.survey import Segment, Survey, survey
 
 ASIDE_SUFFIX = ".aside"
 
@@ -99,7 +100,7 @@ class Volume:
         self.index = index
         self.options = options
         self.damaged: list[Damaged] = []
-        self.set_aside: list[str] = []  # files in segments/ that were not ours
+        self.remarks: list[str] = []  # what the opening met, for the log
         self.last_opening = b""
         self.segments: dict[int, Segment] = {}
         self._version_max = _UNKNOWN  # of all records; known from the first EPOCH on
@@ -182,6 +183,8 @@ class Volume:
         )
         if found.lines:
             self._manifest.append(found.lines)
+            lost = [s for line in found.lines if isinstance(line, Lost) for s in line.segments]
+            self.remarks.append(f"a copy, begun before segments {lost}: what they held is not here")
         sealed = self._sync_trailers(found.segments)
         known, place = self.index.cursor(), _unpack_place(self.index.place())
         recovered = self._recover_from(found, known, place)
@@ -194,12 +197,18 @@ class Volume:
             recovered = self._recover_from(found, known, place)
         self.segments.update((segment.id, segment) for segment in recovered.segments)
         self.damaged = list(recovered.damaged)
+        self.damaged += [
+            Damaged(s.id, s.end, s.end, s.header.first_seq, s.header.first_seq, None)
+            for s in recovered.segments
+            if s.trailer is None and s.id in self._manifest.state.sealed
+        ]
         self.last_opening = recovered.last_opening
         unknown = [s for s in recovered.segments if s.id not in self._manifest.state.segments]
         lines = [added(segment.header) for segment in unknown]
         self._manifest.append([*lines, *sealed, Opened(place=place_now)])
         batch = self.log.open(recovered.start, now_ms=now_ms)
-        self._fill_index(known, place)
+        versions = self._fill_index(known, place)
+        self._version_found = max((*versions, *(record.version for record in batch.records)))
         self.apply(batch, self.log.cursor(), self.place())
         for replaced in self._manifest.state.unswapped:
             self._swap_or_fill(replaced)
@@ -242,20 +251,19 @@ class Volume:
         if known.seq == 0 or known.opening != recovered.last_opening:
             return False
         segment = next((s for s in recovered.segments if s.id == place.segment), None)
-        if segment is None or place.end > segment.size:
+        if segment is None:
             return False
         file = self._disk.open(segment_path(self.directory, segment.id))
         try:
-            seed = segment.header.seed
-            last = header_at(file, offset=place.last, seed=seed)
+            last = header_at(file, offset=place.last, seed=segment.header.seed)
         finally:
             file.close()
         if last is None or last.seq != known.seq:
             return False
         return place.last + rec.padded(last.length) == place.end
 
-    def _fill_index(self, known: Cursor, place: Place) -> None:
-        """Tell the index what the log has behind the place where it stands."""
+    def _fill_index(self, known: Cursor, place: Place) -> list[int]:
+        """Tell the index what the log has behind the place where it stands; large versions met."""
         packed = _PLACE.pack(*place)
         versions = [s.trailer.max_version for s in self.segments.values() if s.trailer]
         whole = True
@@ -272,10 +280,12 @@ class Volume:
                 self._disk, self.directory, segment, self.index, known, packed, start=start
             )
             versions.append(loaded.version_max)
-            whole = whole and loaded.whole
-        self._version_found = max(versions, default=0)
+            if not loaded.whole:
+                whole = False
+                self.remarks.append(f"segment {segment.id} has records that cannot be read")
         if not whole:
             self.index.apply([(UNSURE_KEY, _NOTHING)], known, packed)
+        return versions
 
     def _swap_or_fill(self, replaced: Replaced) -> None:
         """Finish a replacement; where its outputs do not tell, fill the index. Raises OSError."""
@@ -296,8 +306,8 @@ class Volume:
             unlink(self._disk, segment_path(self.directory, segment_id))
         for segment_id in foreign:
             path = segment_path(self.directory, segment_id)
-            self.set_aside.append(f"{path}{ASIDE_SUFFIX}")
-            self._disk.rename(path, self.set_aside[-1])
+            self._disk.rename(path, f"{path}{ASIDE_SUFFIX}")
+            self.remarks.append(f"{path} is no segment of this volume: renamed")
         if unborn or foreign:
             self._disk.sync_directory(f"{self.directory}/{SEGMENTS}")
         if self.index.get(UNSURE_KEY) is not None:

@@ -17,8 +17,8 @@ from pulzar.varidb.footer import build_footer
 from pulzar.varidb.log import segment_path
 from pulzar.varidb.manifest import ManifestFile
 from pulzar.varidb.record import HEADER_BYTES
-from pulzar.varidb.recovery import Segment, survey
 from pulzar.varidb.segment import segment_name
+from pulzar.varidb.survey import Segment, survey
 from tests.model.engine import BLOB, Engine
 
 DIRECTORY = "/volume"
@@ -241,7 +241,9 @@ def test_a_missing_blob_is_damage() -> None:
     engine = stopped()
     name = blob_of(engine)
     engine.disk.unlink(blob_path(DIRECTORY, name))
-    assert findings(engine) == [Finding("damage", f"blobs/{name}", "the file is missing", b"large")]
+    assert findings(engine) == [
+        Finding("damage", f"blobs/{name[:2]}/{name}.blob", "the file is missing", b"large")
+    ]
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -253,7 +255,11 @@ def test_a_damaged_chunk_of_a_blob_is_damage(*, cut: bool) -> None:
     else:
         engine.disk.flip(blob_path(DIRECTORY, name), 5, 0)
     (found,) = findings(engine)
-    assert (found.kind, found.place, found.key) == ("damage", f"blobs/{name}:0", b"large")
+    assert (found.kind, found.place, found.key) == (
+        "damage",
+        f"blobs/{name[:2]}/{name}.blob:0",
+        b"large",
+    )
     assert found.message == f"chunk 0 of blob {name} does not match its checksum"
 
 
@@ -262,7 +268,9 @@ def test_a_blob_that_no_record_names_is_a_note() -> None:
     name = "cd" * 16
     engine.disk.make_directory(f"{DIRECTORY}/blobs/cd")
     engine.disk.create(blob_path(DIRECTORY, name)).close()
-    assert findings(engine) == [Finding("note", f"blobs/{name}", "no record names this blob")]
+    assert findings(engine) == [
+        Finding("note", f"blobs/{name[:2]}/{name}.blob", "no record names this blob")
+    ]
 
 
 # What cannot be checked.

@@ -27,8 +27,8 @@ from pulzar.varidb.footer import Trailer
 from pulzar.varidb.log import segment_path
 from pulzar.varidb.position import Position, pack_position
 from pulzar.varidb.record import HEADER_BYTES, Record, Type
-from pulzar.varidb.recovery import Segment
 from pulzar.varidb.segment import KIND_COMPACTED, SEGMENT_HEADER_BYTES, SegmentHeader
+from pulzar.varidb.survey import Segment
 from pulzar.varidb.volume import Options, Volume
 from tests.model.engine import Engine
 
@@ -180,14 +180,18 @@ def row(key: bytes, segment: int, length: int, type_: Type, size: int = 1) -> tu
 def test_live_bytes_are_summed_by_segment_with_their_padding() -> None:
     rows = [row(b"k", segment, length, Type.PUT) for segment, length in [(1, 65), (1, 72), (4, 80)]]
     rows.append(row(b"deleted", 7, 65, Type.DELETE))
-    assert weigh(rows) == {1: Weight(live=72 + 72), 4: Weight(live=80)}
+    assert weigh(rows) == {
+        1: Weight(newest=2, live=72 + 72),
+        4: Weight(newest=1, live=80),
+        7: Weight(newest=1),
+    }
 
 
 def test_a_replaced_blob_weighs_as_much_as_its_file() -> None:
     rows = [row(b"k", 1, 80, Type.BLOB, 5 << 30)]
     rows += [row(blob_key(name), 1, 80, Type.BLOB, 5 << 30) for name in ("old", "new")]
     weights = weigh(rows)
-    assert weights == {1: Weight(live=80, live_blobs=5 << 30, blobs=10 << 30)}
+    assert weights == {1: Weight(newest=1, live=80, live_blobs=5 << 30, blobs=10 << 30)}
     groups = plan(
         [sealed(1, LARGE)],
         {1: Weight(live=LARGE, live_blobs=5 << 30, blobs=10 << 30)},
