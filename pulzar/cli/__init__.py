@@ -8,13 +8,18 @@ command at all; a test holds them equal to the commands' own.
 `main` is the only place that turns an error into a message and an exit code (`exit.py`).
 """
 
-import difflib
-import importlib
 import sys
 
-import click
+from pulzar.cli import interrupt
 
-from pulzar.cli.exit import EXIT_CODES, run
+sys.excepthook = interrupt.quiet  # before what takes long to import
+
+import difflib  # noqa: E402
+import importlib  # noqa: E402
+
+import click  # noqa: E402
+
+from pulzar.cli.exit import EXIT_CODES, run  # noqa: E402
 
 COMMANDS = {
     "up": "Start Pulzar on this machine.",

@@ -14,7 +14,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pulzar.client.tree import OnBytes
+from pulzar.client.save import OnBytes
 
 
 @contextmanager

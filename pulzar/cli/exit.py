@@ -5,10 +5,14 @@ EXIT_CODES. A command raises what it meets (PulzarError, OSError, click's own) a
 by itself, except through `Answer`, for a "no" that is no error.
 """
 
+import contextlib
 import errno
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from types import FrameType
 
 import click
 import msgspec
@@ -52,6 +56,7 @@ CANNOT_OPEN = 6
 BUG = 70
 INTERRUPTED = 130
 PIPE_CLOSED = 141
+TERMINATED = 143
 
 EXIT_CODES = (
     ExitCode(OK, "done"),
@@ -80,6 +85,7 @@ EXIT_CODES = (
     ExitCode(BUG, "a bug in Pulzar; what it left on stderr helps to find it"),
     ExitCode(INTERRUPTED, "interrupted by Ctrl-C", (KeyboardInterrupt, click.Abort)),
     ExitCode(PIPE_CLOSED, "nobody reads the output any more", (BrokenPipeError,)),
+    ExitCode(TERMINATED, "ended by SIGTERM, with nothing half done left behind"),
 )
 
 
@@ -100,21 +106,39 @@ def message(error: BaseException) -> str:
     if isinstance(error, click.ClickException):
         text = error.format_message()
     elif isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        text = f"{name}: {error.strerror}" if name else error.strerror
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
 
 
+@contextlib.contextmanager
+def ends_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that it takes away what it has half done."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(group: click.Command, arguments: list[str] | None) -> int:
     """Run a command and return its exit code, with the message of an error on stderr."""
     code = _run(group, arguments)
+    if sys.stdout is None:  # closed by whoever started us
+        return code
+    is_lost = code == PIPE_CLOSED
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = PIPE_CLOSED
-    if code == PIPE_CLOSED:
-        # Python flushes stdout once more when it ends; there is nobody left to write to.
+    except OSError as error:
+        code, is_lost = code or _said(error), True
+    if is_lost:
+        # Python flushes stdout once more when it ends; there is nothing left to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
@@ -126,6 +150,8 @@ def _run(group: click.Command, arguments: list[str] | None) -> int:
     except Answer as answer:
         return answer.number
     except SystemExit as end:
+        if end.code == TERMINATED:
+            return TERMINATED
         # click ends by itself only at a closed pipe, with 1, and after it completed a word.
         return PIPE_CLOSED if end.code == 1 else OK
     except click.UsageError as error:
@@ -134,8 +160,14 @@ def _run(group: click.Command, arguments: list[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except Exception as error:  # the last stop: every error becomes a message and a code
-        code = exit_code(error)
-        if code == BUG:
-            traceback.print_exc()
+        return _said(error)
+
+
+def _said(error: Exception) -> int:
+    """The exit code of an error, once its message is on stderr."""
+    code = exit_code(error)
+    if code == BUG:
+        traceback.print_exc()
+    if code != PIPE_CLOSED:
         click.echo(f"pulzar: {message(error)}", err=True)
-        return code
+    return code

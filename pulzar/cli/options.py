@@ -1,5 +1,7 @@
 """The options that several commands share, so that they are the same everywhere."""
 
+import os
+
 import click
 
 MASTER_DEFAULT = "http://127.0.0.1:9000"
@@ -12,6 +14,17 @@ master_option = click.option(
     show_envvar=True,
     metavar="URL",
     help="Where the server answers.",
+)
+
+cache_option = click.option(
+    "--cache",
+    envvar="XDG_CACHE_HOME",
+    default="~/.cache",
+    show_default=True,
+    show_envvar=True,
+    metavar="DIR",
+    callback=lambda _context, _parameter, value: os.path.expanduser(value),
+    help="Where it is remembered what was moved, as pulzar/transfers.db.",
 )
 
 json_option = click.option(

@@ -17,9 +17,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import click
+
+from pulzar.errors import OpenError
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -30,16 +32,36 @@ Cell: TypeAlias = str | int | float | bool | None
 
 def on_terminal() -> bool:
     """Whether a person reads stdout."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def binary_stdout() -> BinaryIO:
+    """Where the bytes of a value go. Raises OpenError where stdout is closed."""
+    _check_stdout()
+    return sys.stdout.buffer
+
+
+def binary_stdin() -> BinaryIO:
+    """Where the bytes of a value come from. Raises OpenError where stdin is closed."""
+    if sys.stdin is None:  # as `<&-` leaves it
+        raise OpenError("standard input is closed")
+    return sys.stdin.buffer
+
+
+def _check_stdout() -> None:
+    if sys.stdout is None:  # as `>&-` leaves it; click would be silent
+        raise OpenError("standard output is closed")
 
 
 def print_json(value: Mapping[str, object]) -> None:
     """One JSON object on one line."""
+    _check_stdout()
     click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def print_line(text: str) -> None:
     """One line on stdout."""
+    _check_stdout()
     click.echo(printable(text))
 
 
@@ -53,6 +75,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
 
     On a terminal a long list is drawn as several tables, so that it need not fit into memory.
     """
+    _check_stdout()
     if not on_terminal():
         for row in rows:
             click.echo("\t".join(cell_text(cell) for cell in row))
@@ -95,9 +118,13 @@ def key_text(key: bytes | None) -> str | None:
     return key.decode("utf-8", "backslashreplace") if key else None
 
 
-def time_text(time_ms: int) -> str:
-    """A time in ISO 8601, UTC; the number itself where no calendar has it."""
+def time_text(time: datetime | int) -> str:
+    """A time as RFC 3339 text, UTC, with milliseconds where it is given in those; the number
+    itself where no calendar has it."""
+    if isinstance(time, datetime):
+        return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        text = datetime.fromtimestamp(time / 1000, UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):
-        return str(time_ms)
+        return str(time)
+    return text.replace("+00:00", "Z")

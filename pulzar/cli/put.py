@@ -2,17 +2,26 @@
 
 import os
 import stat as file_modes
-import sys
 
 import click
 import msgspec
 
-from pulzar.cli.options import json_option, master_option
-from pulzar.cli.output import note, print_json, print_table
-from pulzar.cli.transfer import progress, report
+from pulzar.cli.options import cache_option, json_option, master_option
+from pulzar.cli.output import binary_stdin, print_json, print_table
+from pulzar.cli.transfer import Tally, progress, report
+from pulzar.client.memory import Memory
 from pulzar.client.requests import Written
 from pulzar.client.sync import Client, Readable
-from pulzar.client.tree import Counted, Lifetime, as_directory, content_type_of, files_below, upload
+from pulzar.client.tree import (
+    Counted,
+    Lifetime,
+    Outcome,
+    as_directory,
+    content_type_of,
+    files_below,
+    sentence,
+    upload,
+)
 from pulzar.errors import UsageError
 
 
@@ -33,6 +42,7 @@ class Wish(msgspec.Struct, frozen=True):
 @click.option("--temporal", type=int, metavar="DAYS", help="Forget the value after so many days.")
 @click.option("--if-match", metavar="ETAG", help="Only where the key is at this version.")
 @click.option("--if-none-match", metavar="ETAG", help="Only where it is not; * is: a new key.")
+@cache_option
 @master_option
 @json_option
 def command(
@@ -43,21 +53,27 @@ def command(
     temporal: int | None,
     if_match: str | None,
     if_none_match: str | None,
+    cache: str,
     master: str,
     as_json: bool,
 ) -> None:
     """Store a file, a directory or standard input.
 
     When it returns with 0, everything is on disk. A file FILE becomes the key KEY; `-` reads
-    standard input. Every file below a directory DIR becomes KEY/its/path; files that are there
-    already, with the same size and bytes, are skipped (not with --ttl or --temporal, which give
-    every value its time anew). Links to directories are not followed, empty directories are not
-    stored.
+    standard input; a pipe, and what has no size, is read to its end.
+
+    Every file below a directory DIR becomes KEY/its/path. Files that are there already, with the
+    same size and bytes, are skipped (not with --ttl or --temporal, which give every value its time
+    anew). What earlier transfers of this user moved is remembered (--cache), so that the same ETag
+    and an unchanged file are enough; anything else of the same size is read from the server and
+    compared. Links to files are followed. Links to directories, pipes and devices are left out and
+    counted, empty directories are not stored.
     """
     wish = Wish(content_type, Lifetime(ttl, temporal), if_match, if_none_match)
     with Client(master) as client:
         if source != "-" and os.path.isdir(source):
-            _put_directory(client, source, as_directory(key), wish, as_json=as_json)
+            with Memory(cache, client.url) as memory:
+                _put_directory(client, source, as_directory(key), wish, memory, as_json=as_json)
             return
         written = _put_file(client, source, key, wish)
     if as_json:
@@ -68,11 +84,11 @@ def command(
 
 def _put_file(client: Client, source: str, key: str, wish: Wish) -> Written:
     if source == "-":
-        return _send(client, sys.stdin.buffer, None, key, wish, content_type="")
+        return _send(client, binary_stdin(), None, key, wish, content_type="")
     with open(source, "rb") as file:
         mode = os.fstat(file.fileno())
-        # A pipe has no size to announce: it is sent in chunks.
-        size = mode.st_size if file_modes.S_ISREG(mode.st_mode) else None
+        # A pipe has no size to announce, and 0 may be none either, as in /proc: sent in chunks.
+        size = (mode.st_size or None) if file_modes.S_ISREG(mode.st_mode) else None
         with progress(source, lambda: size or 0) as on_bytes:
             body = Counted(file, on_bytes) if on_bytes else file
             return _send(client, body, size, key, wish, content_type=content_type_of(source))
@@ -94,7 +110,7 @@ def _send(
 
 
 def _put_directory(
-    client: Client, directory: str, prefix: str, wish: Wish, *, as_json: bool
+    client: Client, directory: str, prefix: str, wish: Wish, memory: Memory, *, as_json: bool
 ) -> None:
     if wish.if_match or wish.if_none_match or wish.content_type:
         raise UsageError(
@@ -103,12 +119,29 @@ def _put_directory(
         )
 
     def total_bytes() -> int:
-        paths = files_below(directory, lambda _: None)
-        return sum(os.stat(os.path.join(directory, path)).st_size for path in paths)
+        paths = files_below(directory, on_other=lambda _: None, on_error=lambda _: None)
+        return sum(_size(os.path.join(directory, path)) for path in paths)
 
-    paths = files_below(directory, lambda path: note(f"{path} is no regular file: left out"))
+    def unreadable(error: OSError) -> None:
+        tally.add(Outcome("", os.fsdecode(error.filename), error=sentence(error)))
+
+    tally = Tally(as_json=as_json)
+    paths = files_below(directory, on_other=tally.leave_out, on_error=unreadable)
     with progress(directory, total_bytes) as on_bytes:
         outcomes = upload(
-            client, paths, directory, prefix, lifetime=wish.lifetime, on_bytes=on_bytes
+            client,
+            paths,
+            directory,
+            prefix,
+            memory=memory,
+            lifetime=wish.lifetime,
+            on_bytes=on_bytes,
         )
-        report(outcomes, done="stored", as_json=as_json)
+        report(outcomes, tally, done="stored", as_json=as_json)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # gone meanwhile: the transfer will say so
+        return 0

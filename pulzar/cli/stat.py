@@ -2,8 +2,9 @@
 
 import click
 
+from pulzar.cli.missing import naming
 from pulzar.cli.options import json_option, master_option
-from pulzar.cli.output import print_json, print_table
+from pulzar.cli.output import print_json, print_table, time_text
 from pulzar.client.sync import Client
 
 
@@ -17,14 +18,14 @@ def command(key: str, master: str, as_json: bool) -> None:
     Its size in bytes, its ETag (the version, for --if-match), its content type, and when it was
     written and will end. The value itself is not read.
     """
-    with Client(master) as client:
+    with Client(master) as client, naming(client, key):
         known = client.stat(key)
     members: dict[str, str | int | None] = {
         "key": known.key,
         "size": known.size,
         "etag": known.etag,
         "content_type": known.content_type,
-        "modified": known.modified.isoformat() if known.modified else None,
+        "modified": time_text(known.modified) if known.modified else None,
         "expires": known.expires,
     }
     if as_json:

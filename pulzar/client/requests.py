@@ -5,10 +5,14 @@ Nothing here talks to a network. A function named after a verb builds the `Reque
 server raised, found by the `code` of the problem document. So a client over any HTTP library is a
 loop of send and receive around this file.
 
+What does not answer as Pulzar does raises UnexpectedAnswer: any other server says 404 too, and some
+say 200 to everything. So an error counts with its problem document only, and a value with its ETag.
+
 Keys are text of any characters but control characters, at most 480 bytes of UTF-8; the server
 is the judge of that. An ETag is a version, 16 hex digits in double quotes.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,6 +37,10 @@ Kind = TypeVar("Kind")
 # Left as they are in a URL's path, beside letters, digits and "_.-~" (RFC 3986, pchar and "/").
 _PATH_SAFE = "/!$&'()*+,;=:@"
 _DOTS = {".": "%2E", "..": "%2E%2E"}
+
+_ETAG = re.compile(r'"[0-9a-f]{16}"')
+_PRINTABLE = re.compile(r"[\t -~]*")
+_PROBLEM = "application/problem+json"
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -68,7 +76,7 @@ class Written(msgspec.Struct, frozen=True):
 
 class Stat(msgspec.Struct, frozen=True):
     """What a HEAD or GET says of a value without its bytes. `size` is that of the whole value in
-    bytes; `crc32c` is None where the server does not tell it."""
+    bytes."""
 
     key: str
     size: int
@@ -76,7 +84,6 @@ class Stat(msgspec.Struct, frozen=True):
     content_type: str
     modified: datetime | None = None
     expires: str | None = None
-    crc32c: int | None = None
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -132,7 +139,7 @@ def put(
         query["temporal"] = str(temporal)
     headers = conditions(if_match=if_match, if_none_match=if_none_match)
     if content_type:
-        headers["Content-Type"] = content_type
+        headers["Content-Type"] = _header("the content type", content_type)
     return Request("PUT", _path("/add_key/", key, query), headers)
 
 
@@ -196,38 +203,41 @@ def ready() -> Request:
 
 
 def conditions(*, if_match: str | None, if_none_match: str | None) -> dict[str, str]:
-    """The headers of the conditions; an ETag may come with or without its quotes."""
+    """The headers of the conditions; an ETag may come with or without its quotes. Raises
+    UsageError for what no header can hold."""
     headers: dict[str, str] = {}
     if if_match is not None:
-        headers["If-Match"] = _quoted(if_match)
+        headers["If-Match"] = _header("an ETag", _quoted(if_match))
     if if_none_match is not None:
-        headers["If-None-Match"] = _quoted(if_none_match)
+        headers["If-None-Match"] = _header("an ETag", _quoted(if_none_match))
     return headers
 
 
 def read_written(answer: Answer) -> Written:
     """The answer to PUT or DELETE."""
     check(answer)
-    written = _json(answer, dict[str, Any])
-    written["created"] = answer.status == 201
-    return _convert(written, Written)
+    members = _json(answer, dict[str, Any])
+    members["created"] = answer.status == 201
+    written = _convert(members, Written)
+    _check_etag(written.etag)
+    return written
 
 
 def read_stat(key: str, answer: Answer) -> Stat:
     """The answer to HEAD, or the head of the answer to GET."""
     check(answer)
     headers = answer.headers
+    _check_etag(headers.get("etag", ""))
     total = headers.get("content-range", "").rpartition("/")[2] or headers.get("content-length", "")
     if not total.isdecimal():
         raise UnexpectedAnswer("the answer does not say how long the value is")
     return Stat(
         key=key,
         size=int(total),
-        etag=headers.get("etag", ""),
+        etag=headers["etag"],
         content_type=headers.get("content-type", ""),
         modified=_date(headers.get("last-modified")),
         expires=headers.get("pulzar-expires"),
-        crc32c=_hex(headers.get("pulzar-crc32c")),
     )
 
 
@@ -249,7 +259,17 @@ def read_status(answer: Answer) -> dict[str, int]:
 def read_compacted(answer: Answer) -> dict[str, int]:
     """The answer to a compaction: what was done, by name."""
     check(answer)
-    return _json(answer, dict[str, int])
+    done = _json(answer, dict[str, int])
+    if "segments" not in done:
+        raise UnexpectedAnswer("the answer is not what Pulzar answers: no segments")
+    return done
+
+
+def read_ready(answer: Answer) -> None:
+    """The answer to /readyz; raises NotReady with the reason where the server cannot serve."""
+    check(answer)
+    if _json(answer, dict[str, str]).get("status") != "ready":
+        raise UnexpectedAnswer("the answer is not what Pulzar answers: no status")
 
 
 def check(answer: Answer) -> None:
@@ -261,12 +281,17 @@ def check(answer: Answer) -> None:
 def error_of(answer: Answer) -> PulzarError:
     """The error of an answer that is no success.
 
-    By the problem's `code` where there is one; else (HEAD has no body, a proxy knows no codes) by
-    the status.
+    By the problem's `code`; by the status where Pulzar's answer has no body, as to HEAD. 503 is
+    Unavailable whoever says so, and anything else is not Pulzar's: UnexpectedAnswer.
     """
-    problem = _problem(answer)
-    if problem is None:
-        return _error_of_status(answer)
+    is_problem = answer.headers.get("content-type", "").startswith(_PROBLEM)
+    if not is_problem or not answer.body:
+        is_ours = is_problem or _ETAG.fullmatch(answer.headers.get("etag", ""))
+        return _error_of_status(answer) if is_ours or answer.status == 503 else _stranger(answer)
+    try:
+        problem = msgspec.json.decode(answer.body, type=_ProblemJson)
+    except msgspec.MsgspecError:
+        return _stranger(answer)
     message = problem.detail or problem.title or f"the server answered {answer.status}"
     if problem.code == OutcomeUnknown.code:
         return OutcomeUnknown(message, version=_hex(problem.version) or 0)
@@ -275,9 +300,9 @@ def error_of(answer: Answer) -> PulzarError:
 
 
 class _ListingJson(msgspec.Struct, frozen=True):
-    keys: list[Listed] = []
-    prefixes: list[str] = []
-    next: str | None = None
+    keys: list[Listed]
+    prefixes: list[str]
+    next: str | None
 
 
 class _ProblemJson(msgspec.Struct, frozen=True):
@@ -317,13 +342,20 @@ def _error_of_status(answer: Answer, message: str = "") -> PulzarError:
     return UnexpectedAnswer(sentence)
 
 
-def _problem(answer: Answer) -> _ProblemJson | None:
-    if not answer.headers.get("content-type", "").startswith("application/problem+json"):
-        return None
-    try:
-        return msgspec.json.decode(answer.body, type=_ProblemJson)
-    except msgspec.MsgspecError:
-        return None
+def _stranger(answer: Answer) -> UnexpectedAnswer:
+    return UnexpectedAnswer(
+        f"the answer is not what Pulzar answers: {answer.status} without a reason;"
+        " is this the right address?"
+    )
+
+
+def _check_etag(text: str) -> None:
+    """Every answer about a value has the ETag of a version."""
+    if not _ETAG.fullmatch(text):
+        raise UnexpectedAnswer(
+            "the answer is not what Pulzar answers: it has no ETag of a version;"
+            " is this the right address?"
+        )
 
 
 def _json(answer: Answer, kind: type[Kind]) -> Kind:
@@ -346,6 +378,12 @@ def _path(verb: str, key: str, query: Mapping[str, str] | None = None) -> str:
 
 def _quoted(etag: str) -> str:
     return etag if etag == "*" or '"' in etag else f'"{etag}"'
+
+
+def _header(what: str, text: str) -> str:
+    if not _PRINTABLE.fullmatch(text):
+        raise UsageError(f"{what} must be printable ASCII, not {text!r}")
+    return text
 
 
 def _date(text: str | None) -> datetime | None:

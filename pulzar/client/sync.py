@@ -25,9 +25,11 @@ import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    LocationParseError,
     LocationValueError,
     NewConnectionError,
     ReadTimeoutError,
+    SSLError,
 )
 from urllib3.response import BaseHTTPResponse
 
@@ -71,7 +73,7 @@ class Client:
         clock: Clock | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
+        if not _is_of_server(self.url):
             raise UsageError(f"{url!r} is not the URL of a server, such as http://127.0.0.1:9000")
         self._patience_s = patience_s
         self._clock = clock or SystemClock()
@@ -170,8 +172,12 @@ class Client:
             raise
 
     def stat(self, key: str) -> Stat:
-        """What a key holds. Raises KeyNotFound, InvalidKey (as UsageError), Unavailable."""
-        return requests.read_stat(key, self._read(requests.stat(key)))
+        """What a key holds. Raises KeyNotFound, InvalidKey, Unavailable."""
+        answer = self._read(requests.stat(key))
+        if 400 <= answer.status < 500 and answer.status != 404:
+            # The answer to HEAD has no body: ask again for the reason, and for one byte at most.
+            answer = self._read(requests.get(key, end=1))
+        return requests.read_stat(key, answer)
 
     def list_keys(
         self, prefix: str = "", *, delimiter: str | None = None, after: str | None = None
@@ -209,7 +215,7 @@ class Client:
 
     def ready(self) -> None:
         """Return where the server can serve; raises NotReady or Unavailable where not."""
-        requests.check(self._read(requests.ready()))
+        requests.read_ready(self._read(requests.ready()))
 
     def _read(self, request: Request) -> Answer:
         response = self._read_response(request)
@@ -282,6 +288,8 @@ class Client:
     def _lost(self, error: HTTPError) -> str:
         if isinstance(error, ReadTimeoutError):
             return f"{self.url} did not answer in time"
+        if isinstance(error, SSLError):
+            return f"what answers at {self.url} does not speak TLS; try http://"
         return f"the connection to {self.url} was lost before its answer"
 
 
@@ -343,6 +351,14 @@ class Body:
                 raise BodyTruncated(f"the value ended {self._left} bytes early; nothing is stored")
             self._left -= len(chunk)
         return chunk
+
+
+def _is_of_server(url: str) -> bool:
+    try:
+        parts = urllib3.util.parse_url(url)
+    except LocationParseError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.host) and parts.query is None
 
 
 def _answer(response: BaseHTTPResponse, *, body: bytes) -> Answer:
