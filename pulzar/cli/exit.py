@@ -8,6 +8,7 @@ by itself, except through `Answer`, for a "no" that is no error.
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -110,7 +111,9 @@ def message(error: BaseException) -> str:
         text = f"{name}: {error.strerror}" if name else error.strerror
     else:
         text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    # What was made of an error of the system has its number and its name behind its reason.
+    text = re.sub(r"\[Errno -?\d+\] ([^:]+): '([^']*)'", r"\2: \1", text)
+    return " ".join(re.sub(r"\[Errno -?\d+\] ", "", text).split())
 
 
 @contextlib.contextmanager

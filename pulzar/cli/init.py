@@ -40,7 +40,7 @@ def make_site(disk: Disk, directory: str) -> list[str]:
 
 
 @click.command("init")
-@click.argument("directory", metavar="DIR", type=click.Path())
+@click.argument("directory", metavar="DIR")
 @json_option
 def command(directory: str, as_json: bool) -> None:
     """Make a site folder: settings, jobs, extensions.
@@ -48,6 +48,8 @@ def command(directory: str, as_json: bool) -> None:
     Writes config/server.conf with every setting explained, and the folders for job scripts and
     extensions. Files that are there already stay as they are. Start it with `pulzar up --app DIR`.
     """
+    if not directory:
+        raise InvalidParameter("DIR is empty: name a folder, . for this one")
     for path in make_site(SystemDisk(), directory):
         if as_json:
             print_json({"path": path})

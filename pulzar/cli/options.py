@@ -47,4 +47,4 @@ config_option = click.option(
     help="Read the settings from here and not from config/server.conf of the site's folder.",
 )
 
-directory_argument = click.argument("directory", metavar="DIR", type=click.Path())
+directory_argument = click.argument("directory", metavar="DIR")

@@ -4,6 +4,7 @@ DIR may be the volume's own directory or the data directory that holds it (the o
 dir` and `--data`), whichever the user has at hand.
 """
 
+import errno
 import os
 
 from pulzar.disk import Disk
@@ -14,7 +15,9 @@ VOLUME_NAME = "volume"  # in the data directory
 
 
 def volume_directory(disk: Disk, directory: str) -> str:
-    """The volume at `directory` or in it. Raises NotAVolume."""
+    """The volume at `directory` or in it. Raises NotAVolume, PermissionError."""
+    if os.path.isdir(directory) and not os.access(directory, os.R_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory)
     for candidate in (directory, os.path.join(directory, VOLUME_NAME)):
         if disk.exists(os.path.join(candidate, IDENTITY_NAME)):
             return os.path.normpath(candidate)

@@ -20,8 +20,11 @@ def command(directory: str, as_json: bool) -> None:
 
     DIR is a data directory, or the volume in it, while its server is down. The log is the
     database; volume.views and catalog.views are derived from it, thrown away and made anew. A start
-    does so by itself where it must. If damage is met on the way, the exit code is 5; `pulzar check`
-    lists it.
+    does so by itself where it must.
+
+    Damaged are the places that were met while the volume was opened; where there are any, the exit
+    code is 5. That is not all of it: of a sealed segment only the footer is read, and no blob.
+    `pulzar check` reads every byte, and lists them.
     """
     disk = SystemDisk()
     rebuilt = rebuild(data_directory(disk, directory), disk=disk, clock=SystemClock())
@@ -31,5 +34,5 @@ def command(directory: str, as_json: bool) -> None:
     else:
         print_table(("what", "amount"), members.items())
     if rebuilt.damaged:
-        note(f"damage met: {rebuilt.damaged}; `pulzar check {directory}` lists it")
+        note(f"damage met: {rebuilt.damaged}; `pulzar check {directory}` lists all there is")
         raise Answer(DAMAGED)

@@ -394,3 +394,13 @@ def test_ctrl_c_while_it_starts_leaves_no_traceback() -> None:
         timeout=WAIT_S,
     )
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
+def test_a_list_has_one_line_per_key_however_long(client: Client, command: Pulzar) -> None:
+    key = "k" * 480
+    client.put(key, b"value", ttl="1h")
+    assert command("ls") == (0, key + "\n", "")
+    _, output, _ = command("ls", "-l")
+    cells = output.removesuffix("\n").split("\t")
+    assert cells[:2] == [key, "5"]
+    assert [cells[2][-1], cells[4][-1]] == ["Z", "Z"]

@@ -23,6 +23,7 @@ from pulzar.errors import (
     OutOfSpace,
     PulzarError,
     VolumeInUse,
+    VolumeReadOnly,
 )
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
@@ -107,6 +108,8 @@ def test_every_error_has_an_exit_code(kind: type[PulzarError]) -> None:
         (VolumeInUse("in use"), 6, "in use"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 6, "/x: Permission denied"),
         (click.FileError("/x", "gone"), 6, "Could not open file '/x': gone"),
+        (VolumeReadOnly("/v cannot: [Errno 13] denied: '/v/L'"), 6, "/v cannot: /v/L: denied"),
+        (VolumeReadOnly("/v cannot: [Errno 13] denied"), 6, "/v cannot: denied"),
         (ValueError("oops"), 70, "oops"),
     ],
 )

@@ -103,7 +103,7 @@ def test_inspect_shows_the_history_of_a_key(data: Path, command: Pulzar) -> None
     _, records, _ = command("inspect", str(data / "volume"), "--key", "key/0")
     assert [(record["size"], record["expires"]) for record in records] == [
         (len(VALUE) + 1, None),
-        (7, "2096-10-02T07:06:40.000+00:00"),
+        (7, "2096-10-02T07:06:40.000Z"),
     ]
     assert records[0]["version"] < records[1]["version"]
 
@@ -154,3 +154,23 @@ def test_rebuild_of_a_volume_without_its_data_directory_says_so(
     assert code == 6
     assert "not the volume/ of a data directory" in said
     assert command("check", str(copy))[0] == 0
+
+
+def test_rebuild_reports_the_damage_that_it_meets(data: Path, command: Pulzar) -> None:
+    flip(data, VALUE + b"3")
+    code, (made,), said = command("rebuild", str(data))
+    assert (code, made["damaged"]) == (5, 1)
+    assert f"`pulzar check {data}` lists all there is" in said
+
+
+@pytest.mark.parametrize("name", ["check", "rebuild", "inspect"])
+def test_command_on_what_is_not_there_says_so(tmp_path: Path, command: Pulzar, name: str) -> None:
+    code, output, said = command(name, str(tmp_path / "missing"))
+    assert (code, output) == (6, [])
+    assert said.startswith("pulzar: ")
+    assert said.count("\n") == 1
+
+
+def test_init_wants_a_name(command: Pulzar) -> None:
+    code, _, said = command("init", "")
+    assert (code, said) == (2, "pulzar: DIR is empty: name a folder, . for this one\n")
