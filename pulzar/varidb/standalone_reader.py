@@ -21,6 +21,7 @@ import argparse
 import json
 import mmap
 import os
+import signal
 import struct
 import sys
 import time
@@ -39,14 +40,9 @@ KEY_BYTES_MAX = 480
 NAME_BYTES_MAX = 200  # of one part of a path; most file systems allow 255
 
 
-def _table() -> list[int]:
-    table = list(range(256))
-    for _ in range(8):
-        table = [one >> 1 ^ (0x82F63B78 if one & 1 else 0) for one in table]
-    return table
-
-
-TABLE = _table()
+TABLE = list(range(256))
+for _ in range(8):
+    TABLE = [one >> 1 ^ (0x82F63B78 if one & 1 else 0) for one in TABLE]
 
 
 def crc32c(data: bytes, crc: int = 0) -> int:
@@ -164,15 +160,12 @@ class Volume:
                 target.write(chunk)
 
     def _value(self, record: Record) -> bytes:
-        return self._body(record)[record.meta_length :]
-
-    def _body(self, record: Record) -> bytes:
         with open(record.segment.path, "rb") as file:
             file.seek(record.body_at)
             body = file.read(record.meta_length + record.value_length)
         if crc32c(body) != record.body_crc:
             raise Damage("its value does not match its checksum")
-        return body
+        return body[record.meta_length :]
 
     # From files to records.
 
@@ -249,10 +242,8 @@ class Volume:
             return None  # a crash while it was made
         if (volume, own) != (self.id, number):
             return None
-        if trailer is not None and trailer[4] != salt:
-            trailer = None
         seed = crc32c(salt + struct.pack("<Q", number))
-        records_end = None if trailer is None else trailer[6]
+        records_end = trailer[6] if trailer is not None and trailer[4] == salt else None
         return Segment(number, path, kind, previous, previous_end, first, seed, records_end)
 
     def _is_born(self, segment: Segment) -> bool:
@@ -359,10 +350,7 @@ def _mended(segment: Segment, data: Any, offset: int, *, whole: bool) -> Record 
 
 def _next(segment: Segment, data: Any, offset: int, end: int) -> int:
     """Where the next record begins, at a multiple of 8."""
-    while offset < end:
-        offset = data.find(MAGIC, offset, end)
-        if offset < 0:
-            return end
+    while (offset := data.find(MAGIC, offset, end)) >= 0:
         if offset % 8 == 0 and _record(segment, data, offset) is not None:
             return offset
         offset += 1
@@ -372,20 +360,27 @@ def _next(segment: Segment, data: Any, offset: int, end: int) -> int:
 # What the commands do.
 
 
+def find_volume(directory: str) -> str:
+    """The volume that is a directory, or in it as in a data directory."""
+    for path in (directory, os.path.join(directory, "volume")):
+        if os.path.exists(os.path.join(path, "volume.json")):
+            return path
+    sys.exit(f"{directory} is no volume and holds none: there is no volume.json")
+
+
 def show(volume: Volume, prefix: str, *, as_json: bool, now_s: float) -> None:
     """List the live keys under a prefix."""
+    never = None if as_json else "never"
+    form = "{size!s:>14}  {created}  {expires:20}  {key}"
     for record in volume.live(prefix, now_s):
         line = {
             "key": record.key.decode(),
             "size": volume.size(record),
             "version": f"{record.version:016x}",
             "created": _date(record.created_ms / 1000),
-            "expires": _date(record.expires_s) if record.expires_s else None,
+            "expires": _date(record.expires_s) if record.expires_s else never,
         }
-        if as_json:
-            print(json.dumps(line, ensure_ascii=False))
-        else:
-            print("{size!s:>14}  {created}  {expires!s:20}  {key}".format(**line))
+        print(json.dumps(line, ensure_ascii=False) if as_json else form.format(**line))
 
 
 def _date(seconds: float) -> str:
@@ -458,11 +453,10 @@ def file_name(key: str) -> str:
 
 def main() -> int:
     """What the command line asks for; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     here = os.path.dirname(os.path.abspath(__file__))
-    parser.add_argument("--volume", default=here, help="the directory to read (this one)")
+    parser.add_argument("--volume", default=here, help="the volume, or the data directory of it")
     parser.add_argument("--expired", action="store_true", help="what has expired is shown too")
     commands = parser.add_subparsers(dest="command")
     listing = commands.add_parser("list", help="every live key")
@@ -475,7 +469,7 @@ def main() -> int:
     extracting.add_argument("directory")
     extracting.add_argument("prefix", nargs="?", default="")
     arguments = parser.parse_args(sys.argv[1:] or ["list"])
-    volume = Volume(arguments.volume)
+    volume = Volume(find_volume(arguments.volume))
     now_s = 0 if arguments.expired else time.time()
     good = True
     try:
@@ -497,4 +491,9 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    sys.exit(main())
+    if hasattr(signal, "SIGPIPE"):  # `list | head` ends as cat does
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        sys.exit(main())
+    except OSError as problem:
+        sys.exit(f"{problem.filename or 'output'}: {problem.strerror}")

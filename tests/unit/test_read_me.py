@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -149,6 +150,35 @@ def test_a_moved_directory_is_read_where_it_is(real: RealVolume, tmp_path: Path)
     real.close()
     os.rename(real.directory, tmp_path / "elsewhere")
     assert set(listed(tmp_path / "elsewhere")) == {"a"}
+
+
+def test_list_into_a_closed_pipe_ends_without_a_traceback(real: RealVolume) -> None:
+    for number in range(3000):
+        real.put(b"key/%d" % number, b"")
+    real.close()
+    command = [sys.executable, "-I", "-S", f"{real.directory}/{READ_ME_NAME}", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().endswith(b"key/0\n")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGPIPE
+
+
+def test_the_data_directory_will_do_and_what_is_no_volume_is_one_sentence(tmp_path: Path) -> None:
+    real = RealVolume(tmp_path / "data" / "volume")
+    real.put(b"a", b"1")
+    real.close()
+    assert set(listed(real.directory, "--volume", str(tmp_path / "data"))) == {"a"}
+    assert b"  never  " in run(real.directory, "list").stdout
+    done = run(real.directory, "--volume", str(tmp_path / "none"), "list")
+    said = f"{tmp_path}/none is no volume and holds none: there is no volume.json\n"
+    assert (done.returncode, done.stderr.decode()) == (1, said)
+    done = run(real.directory, "get", "a", str(tmp_path / "none" / "file"))
+    assert done.stderr.decode() == f"{tmp_path}/none/file: No such file or directory\n"
+    done = run(real.directory, "get", "a", str(tmp_path))
+    assert done.stderr.decode() == f"{tmp_path}: Is a directory\n"
 
 
 def test_what_has_expired_or_moved_away_is_not_there(real: RealVolume) -> None:
