@@ -7,6 +7,7 @@ from pulzar.cli.options import app_option, config_option
 from pulzar.clock import SystemClock
 from pulzar.config import load
 from pulzar.disk import SystemDisk
+from pulzar.errors import OpenError
 from pulzar.program import configure_log, run
 
 
@@ -38,4 +39,7 @@ def command(
 
 
 def _say_ready(url: str) -> None:
-    click.echo(f"pulzar: ready at {url}")
+    try:
+        click.echo(f"pulzar: ready at {url}")
+    except OSError as error:  # no fault of the address that it listens at
+        raise OpenError(f"the ready line cannot be printed: {error.strerror}") from error

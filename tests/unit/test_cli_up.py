@@ -168,6 +168,22 @@ def test_up_at_an_address_of_another_machine_says_so(start: Start, tmp_path: Pat
     assert "cannot listen at 192.0.2.1:0" in said
 
 
+def test_up_that_cannot_say_that_it_is_ready_says_why(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*UP, "--port", "0", "--data", str(tmp_path / "data")],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=environment(XDG_DATA_HOME=str(tmp_path / "home")),
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    os.close(writer)
+    said = b"pulzar: the ready line cannot be printed: Broken pipe"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (6, said)
+
+
 def test_up_on_data_in_use_says_so(start: Start, tmp_path: Path) -> None:
     options = ("--port", "0", "--data", str(tmp_path / "data"))
     url = ready_url(start(*options))
