@@ -300,6 +300,17 @@ def test_a_second_put_asks_for_no_value_and_a_get_of_it_neither(
     assert client.get("t/a") == b"one"
 
 
+def test_an_empty_cache_remembers_nothing(
+    client: Client, tmp_path: Path, url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client.put("t/a", LARGE)
+    get = ["get", "t/", str(tmp_path / "tree"), "--master", url, "--cache", ""]
+    sent = given(url)
+    assert [run(pulzar, get), run(pulzar, get)] == [0, 0]
+    assert given(url) == sent + 2 * len(LARGE)
+    assert "there already: 1" in capfd.readouterr().out
+
+
 # Putting what is not so plain.
 
 
