@@ -20,10 +20,17 @@ from pulzar.errors import Damage
 from pulzar.varidb import record as rec
 from pulzar.varidb.blob import decode_blob
 from pulzar.varidb.crash_point import CrashPoint
-from pulzar.varidb.following import BLOB_KEY_BYTE, blob_key, footer_of, note_key, position_in
+from pulzar.varidb.following import (
+    BLOB_KEY_BYTE,
+    blob_key,
+    footer_of,
+    index_items,
+    note_key,
+    position_in,
+)
 from pulzar.varidb.footer import build_footer, entry_place, entry_size, read_trailer
 from pulzar.varidb.log import SEGMENTS, segment_path
-from pulzar.varidb.position import Position
+from pulzar.varidb.position import Position, pack_position
 from pulzar.varidb.record import KEPT_FOREVER, KEYED, Record, Type
 from pulzar.varidb.segment import (
     KIND_COMPACTED,
@@ -36,6 +43,7 @@ from pulzar.varidb.segment import (
 from pulzar.varidb.survey import Segment
 
 _FLUSH_BYTES = 1 << 20
+_PLAIN = frozenset({Type.PUT, Type.DELETE})
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -47,11 +55,13 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Rewritten(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rewrite did. `output` is None where nothing was live."""
+    """What a rewrite did. `output` is None where nothing was live. `names` are the index's rows,
+    packed, of the notes and the blobs in the output: they are no keys of its footer."""
 
     inputs: tuple[int, ...]
     output: Segment | None
     blobs: tuple[str, ...]
+    names: tuple[tuple[bytes, bytes], ...]
     kept: int
     dropped: int
     horizon: int
@@ -162,6 +172,7 @@ class _Output:
     def __init__(self, disk: Disk, directory: str, header: SegmentHeader) -> None:
         self.header = header
         self.positions: list[tuple[bytes, Position]] = []
+        self.names: list[tuple[bytes, bytes]] = []
         self.end = SEGMENT_HEADER_BYTES
         self._disk = disk
         self._directory = directory
@@ -180,7 +191,13 @@ class _Output:
             seed=self.header.seed,
         )
         moved = msgspec.structs.replace(found, offset=self.end)
-        self.positions.append((record.key, position_in(self.header.segment_id, moved)))
+        position = position_in(self.header.segment_id, moved)
+        self.positions.append((record.key, position))
+        if record.type not in _PLAIN:
+            items = index_items(record.key, record.value, position)
+            self.names += [
+                (key, pack_position(key, one)) for key, one in items if key != record.key
+            ]
         self._buffer.append(encoded)
         self.end += len(encoded)
         if self.end - self._flushed > _FLUSH_BYTES:
@@ -254,6 +271,7 @@ def rewrite(
         inputs=tuple(segment.id for segment in inputs),
         output=new,
         blobs=tuple(blobs),
+        names=tuple(output.names),
         kept=kept,
         dropped=dropped,
         horizon=max((trailer.last_seq for trailer in trailers), default=0),

@@ -11,8 +11,9 @@ its processes or none.
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -26,6 +27,7 @@ from pulzar.limits import (
     EXPIRE_KEYS_MAX,
     MAINTENANCE_INTERVAL_S,
     SWAP_ENTRIES,
+    SWAP_PAUSE_S,
 )
 from pulzar.varidb.background import COMMAND
 from pulzar.varidb.catalog import Catalog
@@ -38,6 +40,8 @@ from pulzar.varidb.record import Record, Type
 from pulzar.varidb.task import Answer, Compact, CompactDone, Failed, Seal, SealDone, Task
 from pulzar.varidb.volume import Volume
 from pulzar.varidb.writer import Writer
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _decode_answer = msgspec.json.Decoder(Answer).decode
@@ -269,16 +273,24 @@ class Maintenance:
         outputs = [rewritten.output] if rewritten.output is not None else []
         try:
             await self._committer.in_thread(lambda: volume.replacements.replace(replaced, outputs))
-            await self._swap_all(replaced)
+            for output in outputs:
+                await self._swap(output.id)
+            for some in _slices(rewritten.names):
+                volume.replacements.swap_entries([key for key, _ in some], [row for _, row in some])
+                await asyncio.sleep(SWAP_PAUSE_S)
+            volume.replacements.forget_blobs(replaced)
+            await self._committer.in_thread(lambda: volume.replacements.swapped(replaced))
         except OSError as error:
             raise Unavailable(f"compaction could not be finished: {error}") from None
-        volume.replacements.forget_deletes(done.purged)
-        self._catalog.drop_deletes([(key, version) for key, version, _ in done.purged])
+        for purged in _slices(done.purged):
+            volume.replacements.forget_deletes(purged)
+            self._catalog.drop_deletes([(key, version) for key, version, _ in purged])
+            await asyncio.sleep(SWAP_PAUSE_S)
         self.compactions_total += 1
         self.purged_total += len(done.purged)
 
     async def _swap_all(self, replaced: Replaced) -> None:
-        """Point the index at the outputs; again from the beginning, if it was broken off."""
+        """Point the index at the outputs, from the beginning: it was broken off."""
         for output in self._volume.replacements.standing(replaced):
             await self._swap(output)
         self._volume.replacements.swap_names(replaced)
@@ -292,4 +304,9 @@ class Maintenance:
         for start in range(0, trailer.entries, SWAP_ENTRIES):
             keys, entries = columns(body, trailer, start=start, stop=start + SWAP_ENTRIES)
             self._volume.replacements.swap_entries(keys, entries)
-            await asyncio.sleep(0)
+            await asyncio.sleep(SWAP_PAUSE_S)
+
+
+def _slices(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Pieces short enough that no request notices."""
+    return (rows[start : start + SWAP_ENTRIES] for start in range(0, len(rows), SWAP_ENTRIES))

@@ -114,6 +114,10 @@ class Replacements:
             segment = self._segments[output]
             blobs, _ = blob_items(self._disk, self._directory, segment, footer.keys, footer.entries)
             self._swap(items + blobs)
+        self.forget_blobs(replaced)
+
+    def forget_blobs(self, replaced: Replaced) -> None:
+        """Drop the names of the blobs that lost their last record."""
         gone = [(blob_key(name), self._index.get(blob_key(name))) for name in replaced.blobs]
         self._index.drop([(name, old.order) for name, old in gone if old is not None])
 
