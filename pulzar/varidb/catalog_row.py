@@ -29,7 +29,7 @@ largest seq wins. So a catalog filled from footers in any order equals the one t
 import struct
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import google_crc32c
@@ -38,7 +38,7 @@ import msgspec
 from pulzar.errors import Damage
 from pulzar.limits import INLINE_BYTES_MAX
 from pulzar.varidb.entry import Entry
-from pulzar.varidb.position import POSITION_BYTES, Position
+from pulzar.varidb.position import Position
 from pulzar.varidb.record import Record, Type
 
 COMPLETE = 1
@@ -62,7 +62,6 @@ _PUT = int(Type.PUT)
 _DELETE = int(Type.DELETE)
 _BLOB = int(Type.BLOB)
 _MOVED = int(Type.MOVED)
-_CONTENT = (_PUT, _BLOB)
 
 _crc32c = google_crc32c.extend
 
@@ -252,18 +251,18 @@ def pack_loaded(
     created: list[bytes] = []
     expiry: list[bytes] = []
     rest: list[tuple[bytes, bytes]] = []
-    unpack, pack, order = _ENTRY.unpack, _ONE_HOLDER.pack, ORDER.pack
-    last = b""
+    unpack, pack, order, crc32c = _ENTRY.unpack, _ONE_HOLDER.pack, ORDER.pack, _crc32c
+    special = {*known, *_repeated(keys)}
     for key, entry in zip(keys, entries, strict=True):
-        if len(entry) != POSITION_BYTES:
-            raise Damage("an index entry has the wrong length")
-        type_, meta_length, checksum, seq, version, size, created_ms, expires_s = unpack(entry)
-        repeated, last = key == last, key
-        if repeated or key in known or type_ not in _CONTENT:
+        try:
+            type_, meta_length, checksum, seq, version, size, created_ms, expires_s = unpack(entry)
+        except struct.error:
+            raise Damage("an index entry has the wrong length") from None
+        if type_ not in (_PUT, _BLOB) or key in special:
             rest.append((key, entry))
             continue
-        key_crc = _crc32c(0, key)
-        if _crc32c(key_crc, entry[:_CHECKSUM_AT] + _NO_CHECKSUM + entry[24:]) != checksum:
+        key_crc = crc32c(0, key)
+        if crc32c(key_crc, entry[:_CHECKSUM_AT] + _NO_CHECKSUM + entry[24:]) != checksum:
             raise Damage("an index entry does not match its checksum")
         flags = SEEN
         if not meta_length:
@@ -272,11 +271,18 @@ def pack_loaded(
             elif not size and type_ == _PUT:
                 flags = SEEN | COMPLETE | INLINE
         row = pack(version, size, created_ms, expires_s, flags, 1, 0, holder, seq << 1)
-        rows.append((key, _crc32c(key_crc, row).to_bytes(4, "little") + row))
+        rows.append((key, crc32c(key_crc, row).to_bytes(4, "little") + row))
         created.append(order(created_ms) + key)
         if expires_s:
             expiry.append(order(expires_s) + key)
     return Loaded(rows, created, expiry, rest)
+
+
+def _repeated(keys: Sequence[bytes]) -> set[bytes]:
+    """Those of sorted keys that are there more than once."""
+    if len(set(keys)) == len(keys):
+        return set()
+    return {key for key, following in pairwise(keys) if key == following}
 
 
 def unpack_row(key: bytes, packed: bytes) -> Row:

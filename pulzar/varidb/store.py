@@ -46,7 +46,7 @@ from pulzar.varidb.catalog_row import change_of
 from pulzar.varidb.commit import Committer
 from pulzar.varidb.disk_room import DiskRoom
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
-from pulzar.varidb.following import FIRST_NOTE_BYTE, Logged
+from pulzar.varidb.following import FIRST_NOTE_BYTE, UNSURE_KEY, Logged
 from pulzar.varidb.index import Index
 from pulzar.varidb.maintenance import Maintenance
 from pulzar.varidb.reader import Reader
@@ -407,9 +407,10 @@ def rebuild(directory: str, *, disk: Disk, clock: Clock) -> Rebuilt:
     catalog.reset()
     fill_catalog(catalog, volume, holder=_HOLDER)
     entries = volume.index.count()
+    unsure = volume.index.get(UNSURE_KEY) is not None
     volume.close(now_ms=clock.now_ms())
     catalog.apply([], _HOLDER, volume.log.cursor())
-    rebuilt = Rebuilt(catalog.status().entries, entries, len(volume.damaged))
+    rebuilt = Rebuilt(catalog.status().entries, entries, max(len(volume.damaged), int(unsure)))
     catalog.close(clean=True)
     return rebuilt
 
