@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from pulzar.limits import (
+    CLIENT_TIMEOUT_S_MAX,
     DISK_RESERVE_BYTES,
     GIB,
     KIB,
@@ -91,10 +92,10 @@ def parse_duration(text: str) -> int:
 
 
 def parse_timeout(text: str) -> int:
-    """Seconds, at least one."""
+    """Seconds, from one to CLIENT_TIMEOUT_S_MAX."""
     seconds = parse_duration(text)
-    if seconds < 1:
-        raise ValueError("give at least 1s")
+    if not 1 <= seconds <= CLIENT_TIMEOUT_S_MAX:
+        raise ValueError(f"give at least 1s and at most {CLIENT_TIMEOUT_S_MAX // 3600}h")
     return seconds
 
 
@@ -176,7 +177,8 @@ SETTINGS = (
         parse=parse_timeout,
         default=f"{UPLOAD_CHUNK_TIMEOUT_S:.0f}s",
         does="How long a client may send or take no byte in the middle of a value. Then its "
-        "request is ended; of an upload that did not come to its end, nothing is stored.",
+        "request is ended; of an upload that did not come to its end, nothing is stored. At most "
+        f"{CLIENT_TIMEOUT_S_MAX // 3600}h.",
         costs="If it is short, clients on a slow or broken network must begin again; if it is "
         "long, each client that went away without a word holds its memory or its file so long.",
         unsure="60s.",

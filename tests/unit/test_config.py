@@ -193,6 +193,8 @@ def test_setting_for_a_later_version_is_named(tmp_path: Path) -> None:
         ("[server]\nhost = a b\n", ["'a b'", "without a port"]),
         ("[server]\nhost = 127.0.0.1:9000\n", ["without a port"]),
         ("[server]\nclient_timeout = 0s\n", ["'0s'", "at least 1s"]),
+        ("[server]\nclient_timeout = 25d\n", ["'25d'", "at most 24h"]),
+        ("[server]\nclient_timeout = 86401s\n", ["'86401s'", "at most 24h"]),
         ("[volume]\ndir =\n", ["[volume] dir", "not empty"]),
         ('[volume]\ndir = "/x"\n', ["without quotes"]),
         ("[volume]\ndir = ~no-such-user-here/x\n", ["no such home directory"]),
