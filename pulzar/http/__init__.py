@@ -3,6 +3,7 @@
 app.py          what answers at which path; the one place that catches errors
 keys.py         PUT /add_key/, GET and HEAD /get_key/, DELETE /delete_key/
 values.py       sends a value: whole, one range, several ranges; from memory or as a stream
+sending.py      long answers in pieces, as their clients take them; their memory is bounded
 body.py         reads a request's body: length, time and memory are bounded
 listing.py      GET /list_keys/
 batch.py        POST /batch;  batch_wire.py is its shape in MessagePack and JSON

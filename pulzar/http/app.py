@@ -1,7 +1,8 @@
 """The ASGI application: what answers at which path, and the one place that catches errors.
 
-The data verbs stand in front, as plain ASGI functions chosen by the beginning of the path; all the
-rest goes through Starlette's router. PATHS is the list of everything there is.
+The data verbs stand in front, chosen by the beginning of the path; the rest is found by its path,
+as it was sent: what is percent-encoded is part of a key or of nothing. PATHS is the list of
+everything there is.
 
 An error that Pulzar raises on purpose becomes the answer that `problem.py` gives it. Anything
 else is a bug: it is logged with its traceback and answered 500 `internal`.
@@ -12,10 +13,11 @@ client would send its next request behind a body that nobody reads.
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 from difflib import get_close_matches
-from typing import Any
 
-from starlette.routing import Route, Router
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pulzar.clock import Clock
@@ -26,10 +28,11 @@ from pulzar.http.body import drain, left_to_read
 from pulzar.http.keys import KeyVerbs
 from pulzar.http.listing import Lister
 from pulzar.http.metrics import Metrics, Tally
-from pulzar.http.patience import Patience
+from pulzar.http.patience import Patience, Room
 from pulzar.http.problem import Refusal, bug, refusal, shown
-from pulzar.http.values import AnswerBroken
-from pulzar.limits import DRAIN_BYTES_MAX, UPLOAD_CHUNK_TIMEOUT_S
+from pulzar.http.query import parse_query
+from pulzar.http.sending import AnswerBroken
+from pulzar.limits import ANSWERS_BYTES_MAX, DRAIN_BYTES_MAX, UPLOAD_CHUNK_TIMEOUT_S
 from pulzar.varidb.entry import Store
 
 _log = logging.getLogger(__name__)
@@ -66,20 +69,17 @@ class App:
         self._delete: ASGIApp = verbs.delete
         self._rest: ASGIApp = self._route
         admin = Admin(store)
-        endpoints: dict[str, Any] = {
-            "/list_keys/{prefix}": Lister(store).get,
-            "/batch": Batches(store, clock=clock, patience=patience).post,
-            "/admin/status": admin.status,
-            "/admin/compact": admin.compact,
-            "/healthz": admin.health,
-            "/readyz": admin.ready,
-            "/metrics": Metrics(store, self.tally).get,
+        answers = Room(ANSWERS_BYTES_MAX, patience)
+        batches = Batches(store, clock=clock, patience=patience, answers=answers)
+        self._endpoints: dict[str, ASGIApp] = {
+            "/list_keys/{prefix}": Lister(store, patience=patience, answers=answers).get,
+            "/batch": batches.post,
+            "/admin/status": _short(admin.status),
+            "/admin/compact": _short(admin.compact),
+            "/healthz": _short(admin.health),
+            "/readyz": _short(admin.ready),
+            "/metrics": _short(Metrics(store, self.tally).get),
         }
-        routes = [
-            Route(path.replace("}", ":path}"), endpoint, methods=list(PATHS[path][0]))
-            for path, endpoint in endpoints.items()
-        ]
-        self._router = Router(routes, redirect_slashes=False)
 
     def close(self) -> None:
         """Serve nothing more: what still waits for its client is given up, and what is asked
@@ -115,7 +115,7 @@ class App:
             tally.open -= 1
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = find_path(scope["path"])
+        path = find_path(_raw_path(scope))
         methods, verb = PATHS[path]
         if scope["method"] not in methods:
             raise MethodNotAllowed(
@@ -131,21 +131,21 @@ class App:
             await send(message)
 
         try:
-            await self._router(scope, receive, counting_send)
+            await self._endpoints[path](scope, receive, counting_send)
         except Exception as error:  # there is no second answer to a request
-            if started:
+            if started and not isinstance(error, AnswerBroken):
                 raise AnswerBroken(repr(error)) from error
             raise
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, answer: Refusal) -> None:
-        self.tally.answers[_verb(scope["path"]), answer.status] += 1
-        left = left_to_read(scope)
-        closes = left is None or left > DRAIN_BYTES_MAX
+        self.tally.answers[_verb(_raw_path(scope)), answer.status] += 1
+        left, can_drain = left_to_read(scope)
+        closes = left > DRAIN_BYTES_MAX or not can_drain
         headers = [*answer.headers, _CLOSE] if closes else answer.headers
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": body})
-        if left and not closes:
+        if left and can_drain:
             await drain(receive)
 
 
@@ -174,8 +174,25 @@ def find_path(path: str) -> str:
     raise NotFoundPath(f"there is nothing at {shown(path)}; there is {', '.join(PATHS)}")
 
 
+def _short(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
+    """An endpoint with a short answer and no query parameters."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        parse_query(scope["query_string"], ())
+        response = await endpoint(Request(scope))
+        await response(scope, receive, send)
+
+    return app
+
+
 async def _closed(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise NotReady("the server is stopping")
+
+
+def _raw_path(scope: Scope) -> str:
+    """The path as it was sent. `scope["path"]` is decoded: an encoded slash looks like one."""
+    raw: bytes = scope["raw_path"]
+    return raw.decode("latin-1")
 
 
 def _verb(path: str) -> str:

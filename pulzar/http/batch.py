@@ -1,20 +1,27 @@
 """POST /batch: many puts, gets and deletes in one request. Not atomic; in order for each key.
 
 The shape of requests and answers is drawn in `batch_wire.py`.
+
+The memory of all batches is bounded: a body has its room before it is read, an answer before
+anything is done, and until the client took it. How large an answer can be is told from the sizes of
+the values. They are read a few at a time and encoded at once, so they are held only once.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from pulzar.clock import Clock
-from pulzar.errors import ValueTooLarge
+from pulzar.errors import Unavailable, ValueTooLarge
 from pulzar.http import batch_wire
 from pulzar.http.body import body_length, read_all
 from pulzar.http.patience import Patience, Room
 from pulzar.http.query import parse_query
+from pulzar.http.sending import send_whole
 from pulzar.limits import (
+    ANSWER_SMALL_BYTES,
     BATCH_ANSWER_BYTES_MAX,
     BATCH_BODIES_BYTES_MAX,
     BATCH_BODY_BYTES_MAX,
@@ -22,59 +29,59 @@ from pulzar.limits import (
 )
 from pulzar.varidb.entry import Delete, Get, Got, Put, Store, Written
 
+Operations = Sequence[Put | Get | Delete]
+
+_GETS_AT_ONCE = 16  # values held before they are encoded
+
 
 class Batches:
-    """Runs batches over one store."""
+    """Runs batches over one store. `answers` is room for answers."""
 
-    def __init__(self, store: Store, *, clock: Clock, patience: Patience) -> None:
+    def __init__(self, store: Store, *, clock: Clock, patience: Patience, answers: Room) -> None:
         self._store = store
         self._clock = clock
         self._patience = patience
-        self._room = Room(BATCH_BODIES_BYTES_MAX)
+        self._bodies = Room(BATCH_BODIES_BYTES_MAX, patience)
+        self._answers = answers
 
-    async def post(self, request: Request) -> Response:
+    async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST /batch. Raises UsageError: then nothing of the batch was done."""
-        scope = request.scope
-        encoding = batch_wire.media_type(request.headers.get("content-type", ""))
+        encoding = batch_wire.media_type(Request(scope).headers.get("content-type", ""))
         parse_query(scope["query_string"], ())
         length = body_length(dict(scope["headers"]))
         if length is not None and length > BATCH_BODY_BYTES_MAX:
             raise ValueTooLarge(f"the batch has {length} bytes; {BATCH_BODY_BYTES_MAX} are allowed")
-        async with self._room.taken(BATCH_BODY_BYTES_MAX if length is None else length):
-            body = await read_all(
-                scope,
-                request.receive,
-                length,
-                bytes_max=BATCH_BODY_BYTES_MAX,
-                patience=self._patience,
-            )
-            asked = batch_wire.decode(body, encoding)
-            del body
-            operations = batch_wire.store_operations(asked, now_ms=self._clock.now_ms())
-            del asked
-            results = batch_wire.results_of(operations, await self._run(operations))
-            return Response(batch_wire.encode(results, encoding), media_type=encoding)
+        async with AsyncExitStack() as held:
+            # Who holds room for a body may wait for that of its answer, never the other way.
+            async with self._bodies.taken(BATCH_BODY_BYTES_MAX if length is None else length):
+                body = await read_all(
+                    scope,
+                    receive,
+                    length,
+                    bytes_max=BATCH_BODY_BYTES_MAX,
+                    patience=self._patience,
+                )
+                asked = batch_wire.decode(body, encoding)
+                del body
+                operations = batch_wire.store_operations(asked, now_ms=self._clock.now_ms())
+                del asked
+                values_bytes, left_out = self._measure(operations)
+                answer_bytes = batch_wire.answer_bytes(len(operations), values_bytes, encoding)
+                if answer_bytes > ANSWER_SMALL_BYTES:
+                    await held.enter_async_context(self._answers.taken(answer_bytes))
+                parts = [
+                    batch_wire.encode(batch_wire.results_of(group, done), encoding)
+                    async for group, done in self._run(operations, values_bytes, left_out)
+                ]
+                count = len(operations)
+                del operations
+            pieces = batch_wire.framed(parts, count, encoding)
+            del parts
+            await send_whole(receive, send, encoding, pieces, self._patience)
 
-    async def _run(
-        self, operations: Sequence[Put | Get | Delete]
-    ) -> Sequence[Written | Got | Exception]:
-        """The results of the store, gets that would make the answer too large left out."""
-        left_out = self._left_out(operations)
-        if not left_out:
-            return await self._store.batch(operations)
-        rest = [one for number, one in enumerate(operations) if number not in left_out]
-        done = iter(await self._store.batch(rest))
-        return [
-            batch_wire.answer_too_large() if number in left_out else next(done)
-            for number in range(len(operations))
-        ]
-
-    def _left_out(self, operations: Sequence[Put | Get | Delete]) -> set[int]:
-        """The numbers of the gets behind the one that fills the answer, as far as sizes can be
-        told before. So memory is bounded; the exact count is made when the answer is built."""
-        gets = sum(1 for one in operations if isinstance(one, Get))
-        if gets * SEGMENT_VALUE_BYTES_MAX <= BATCH_ANSWER_BYTES_MAX:
-            return set()
+    def _measure(self, operations: Operations) -> tuple[int, set[int]]:
+        """How many bytes the values of the answer have, at most; and the numbers of the gets that
+        find no room in it. Other clients may make a value larger before it is read."""
         sizes: dict[bytes, int] = {}
         left_out: set[int] = set()
         total = 0
@@ -84,7 +91,44 @@ class Batches:
             elif isinstance(one, Get):
                 entry = self._store.lookup(one.key)
                 size = max(0 if entry is None else entry.size, sizes.get(one.key, 0))
-                total += size if size <= SEGMENT_VALUE_BYTES_MAX else 0
-                if total > BATCH_ANSWER_BYTES_MAX:
+                if size > SEGMENT_VALUE_BYTES_MAX:
+                    continue  # is refused
+                if total + size > BATCH_ANSWER_BYTES_MAX:
                     left_out.add(number)
-        return left_out
+                else:
+                    total += size
+        return total, left_out
+
+    async def _run(
+        self, operations: Operations, values_bytes: int, left_out: set[int]
+    ) -> AsyncIterator[tuple[Operations, list[Written | Got | Exception]]]:
+        """The operations in groups, with their results; values of `values_bytes` at most."""
+        left = values_bytes
+        for begin, end in _groups(operations):
+            group = operations[begin:end]
+            rest = [one for number, one in enumerate(group, begin) if number not in left_out]
+            done = iter(await self._store.batch(rest))
+            results: list[Written | Got | Exception] = []
+            for number in range(begin, end):
+                result = batch_wire.answer_too_large() if number in left_out else next(done)
+                if isinstance(result, Got):
+                    if len(result.value) > left:
+                        result = Unavailable("other values came meanwhile: get it again")
+                    else:
+                        left -= len(result.value)
+                results.append(result)
+            yield group, results
+
+
+def _groups(operations: Operations) -> Iterator[tuple[int, int]]:
+    """Where groups of operations begin and end: each has _GETS_AT_ONCE gets at most. A group ends
+    before a get, where writes are committed anyway."""
+    begin = gets = 0
+    for number, one in enumerate(operations):
+        if isinstance(one, Get):
+            if gets == _GETS_AT_ONCE:
+                yield begin, number
+                begin, gets = number, 0
+            gets += 1
+    if begin < len(operations):
+        yield begin, len(operations)

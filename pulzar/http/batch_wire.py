@@ -106,6 +106,9 @@ _FORMATS: dict[str, tuple[Any, Any]] = {
 _OPENING = re.compile(rb'\[\s*"')
 _OPENINGS_MAX = 8 * BATCH_OPERATIONS_MAX
 
+_MOST_ITEMS = re.compile(r"(of at most length )([0-9]+)")
+_RESULT_BYTES = 400  # of a result but for its value: a type of 255 bytes, a version, two times
+
 
 def media_type(content_type: str) -> str:
     """The encoding that a Content-Type names. Raises UnsupportedMediaType."""
@@ -123,16 +126,33 @@ def decode(body: bytes, encoding: str) -> list[Operation]:
         raise _too_many()
     try:
         operations: list[Operation] = _FORMATS[encoding][0].decode(body)
+    except RecursionError:
+        raise InvalidParameter("the batch is malformed: too many lists inside each other") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InvalidParameter(f"the batch is malformed: {error}") from None
+        raise InvalidParameter(f"the batch is malformed: {_as_counted(str(error))}") from None
     if len(operations) > BATCH_OPERATIONS_MAX:
         raise _too_many()
     return operations
 
 
+def answer_bytes(count: int, values_bytes: int, encoding: str) -> int:
+    """How large an answer of so many results with so many bytes of values can be."""
+    return _RESULT_BYTES * count + (-(-values_bytes // 3) * 4 if encoding == JSON else values_bytes)
+
+
 def encode(results: list[Result], encoding: str) -> bytes:
-    """The answer."""
-    return bytes(_FORMATS[encoding][1].encode(results))
+    """Results that follow each other in an answer."""
+    encoded = bytes(_FORMATS[encoding][1].encode(results))
+    return encoded[1:-1] if encoding == JSON else encoded[_list_head_bytes(len(results)) :]
+
+
+def framed(parts: list[bytes], count: int, encoding: str) -> list[bytes]:
+    """The whole answer, of parts with `count` results together, in pieces."""
+    if encoding == JSON:
+        commas = [piece for part in parts for piece in (b",", part)][1:]
+        return [b"[", *commas, b"]"]
+    empty: list[None] = [None] * count
+    return [bytes(_FORMATS[encoding][1].encode(empty))[: _list_head_bytes(count)], *parts]
 
 
 def store_operations(operations: Sequence[Operation], *, now_ms: int) -> list[Put | Get | Delete]:
@@ -165,7 +185,6 @@ def results_of(
 ) -> list[Result]:
     """One result for each operation. What is no PulzarError is raised: it is a bug."""
     results: list[Result] = []
-    left = BATCH_ANSWER_BYTES_MAX
     for operation, one in zip(operations, done, strict=True):
         if isinstance(one, Written):
             version = f"{one.version:016x}"
@@ -176,8 +195,7 @@ def results_of(
                 expires = rfc3339(one.expires_s) if one.expires_s else None
                 results.append((201 if one.created else 200, version, copies, expires))
         elif isinstance(one, Got):
-            left -= len(one.value)
-            results.append(_got(one) if left >= 0 else _error(answer_too_large()))
+            results.append(_got(one))
         elif isinstance(one, PulzarError):
             results.append(_error(one))
         else:
@@ -233,6 +251,16 @@ def _count(body: bytes, encoding: str) -> int:
     if body[:1] == b"\xdd":
         return int.from_bytes(body[1:5])
     return 0
+
+
+def _list_head_bytes(count: int) -> int:
+    """The bytes of MessagePack in front of the items of a list."""
+    return 1 if count < 16 else 3 if count < 65_536 else 5
+
+
+def _as_counted(sentence: str) -> str:
+    """What msgspec says of a list that is too long, but counting the name of the operation too."""
+    return _MOST_ITEMS.sub(lambda found: f"{found[1]}{int(found[2]) + 1}", sentence)
 
 
 def _too_many() -> ValueTooLarge:

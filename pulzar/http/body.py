@@ -9,6 +9,7 @@ with `Expect: 100-continue` the client sends nothing before the first bytes are 
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 
 from starlette.types import Receive, Scope
@@ -75,16 +76,17 @@ async def read_all(
     return b"".join(pieces)
 
 
-def left_to_read(scope: Scope) -> int | None:
-    """How many bytes of the body may still come, at most. None where nobody can tell: it is
-    chunked, or broken off, or the client waits for a `100 Continue` that it will not get."""
+def left_to_read(scope: Scope) -> tuple[float, bool]:
+    """How many bytes of the body may still come, at most, and whether they can be read: not where
+    it is broken off, or where the client waits for a `100 Continue` that it will not get."""
     headers = {name: value for name, value in scope["headers"] if name in _FRAMING}
     state = scope.get(_STATE)
     if not headers or state == _READ:
-        return 0
+        return 0, True
     length = body_length(headers)
+    left = math.inf if length is None else length
     unsent = b"expect" in headers and state is None
-    return None if length and (unsent or state == _BROKEN) else length
+    return left, not left or not (unsent or state == _BROKEN)
 
 
 async def drain(receive: Receive) -> None:

@@ -72,11 +72,10 @@ def _tags(headers: dict[bytes, bytes]) -> Condition | None:
     return parse_condition(_text(headers.get(b"if-match")), _text(headers.get(b"if-none-match")))
 
 
-def if_range_holds(text: str, version: int, created_ms: int) -> bool:
-    """Whether a Range header counts: If-Range names this ETag, or exactly this date."""
-    if text.startswith(('"', "W/")):
-        return text == f'"{version:016x}"'
-    return parse_http_date(text) == created_ms // 1000
+def if_range_holds(text: str, version: int) -> bool:
+    """Whether a Range header counts: If-Range names this ETag. A date names none: in its second
+    the value may have been written twice, which makes it a weak validator (RFC 9110, 13.1.5)."""
+    return text == f'"{version:016x}"'
 
 
 def _parse_tags(

@@ -30,7 +30,8 @@ from pulzar.http.metrics import Tally
 from pulzar.http.patience import Patience, Room
 from pulzar.http.query import expires_at, lifetime_s, parse_query
 from pulzar.http.ranges import parse_range
-from pulzar.http.values import Headers, describe, send_value
+from pulzar.http.sending import Headers, Streams
+from pulzar.http.values import describe, send_value
 from pulzar.limits import (
     BLOB_BYTES_MAX,
     BODIES_BYTES_MAX,
@@ -96,7 +97,8 @@ class KeyVerbs:
         self._clock = clock
         self._tally = tally
         self._patience = patience
-        self._room = Room(BODIES_BYTES_MAX)
+        self._room = Room(BODIES_BYTES_MAX, patience)
+        self._streams = Streams(patience)
 
     # Reading.
 
@@ -201,7 +203,7 @@ class KeyVerbs:
             key=key,
             entry=entry,
             store=self._store,
-            patience=self._patience,
+            streams=self._streams,
         )
 
     # Writing.
@@ -231,7 +233,7 @@ class KeyVerbs:
             written = await self._store.put(Put(key, body, content_type, expires_s, condition))
         else:
             put = Put(key, b"", content_type, 0, condition)
-            pieces = self._pieces(scope, receive, length)
+            pieces = read_pieces(scope, receive, length, self._patience)
             written = await self._put_large(put, pieces, length, lifetime)
         await self._answer_put(scope, send, raw, key, asked.get(b"host"), written)
 
@@ -291,12 +293,6 @@ class KeyVerbs:
         """With its value, and its expiry counted from now: the body is here."""
         expires_s = expires_at(lifetime, self._clock.now_ms())
         return Put(put.key, value, put.content_type, expires_s, put.condition)
-
-    async def _pieces(
-        self, scope: Scope, receive: Receive, length: int | None
-    ) -> AsyncIterator[bytes]:
-        async for piece in read_pieces(scope, receive, length, self._patience):
-            yield piece
 
     async def _answer_put(
         self,
@@ -392,7 +388,7 @@ def _ranges(asked: dict[bytes, bytes], entry: Entry) -> list[tuple[int, int]] | 
     if header is None:
         return None
     if_range = asked.get(b"if-range", b"").decode("latin-1")
-    if if_range and not if_range_holds(if_range, entry.version, entry.created_ms):
+    if if_range and not if_range_holds(if_range, entry.version):
         return None
     return parse_range(header.decode("latin-1"), entry.size)
 

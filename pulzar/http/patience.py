@@ -1,4 +1,4 @@
-"""Two bounds on what requests may hold: time without a byte, and memory for bodies.
+"""Two bounds on what requests may hold: time without a byte, and memory.
 
 A timer per await would cost as much as a small request. So `Patience` keeps the tasks that wait in
 a dict, and one ticking timer counts for all of them: a task that was seen waiting at TICKS + 1
@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+
+from pulzar.errors import NotReady, Unavailable
 
 T = TypeVar("T")
 
@@ -72,30 +74,52 @@ class Patience:
 class Room:
     """So many bytes for all; who finds none waits, in the order of arrival. One event loop."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, patience: Patience) -> None:
         self.free = bytes_max
+        self._patience = patience
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits."""
+        return any(not turn.done() for _, turn in self._waiting)
 
     @asynccontextmanager
     async def taken(self, count: int) -> AsyncIterator[None]:
-        """Hold `count` bytes, all at once: holders never wait for more, so none waits for ever."""
-        if self._waiting or count > self.free:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((count, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._give(count)
-                raise
-        else:
-            self.free -= count
+        """Hold `count` bytes. Raises as `take`."""
+        await self.take(count)
         try:
             yield
         finally:
-            self._give(count)
+            self.give(count)
 
-    def _give(self, count: int) -> None:
+    async def take(self, count: int) -> None:
+        """Take `count` bytes, all at once: holders never wait for more of the same room, so none
+        waits for ever. Raises Unavailable, NotReady."""
+        if not self._waiting and count <= self.free:
+            self.free -= count
+            return
+        try:
+            await self._patience.wait(self._turn(count))
+        except TimeoutError:
+            if self._patience.is_over:
+                raise NotReady("the server is stopping") from None
+            raise Unavailable("there is no memory for one more large request: try again") from None
+
+    async def _turn(self, count: int) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((count, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give(count)
+            else:
+                self.give(0)  # those behind may have been waiting for this one only
+            raise
+
+    def give(self, count: int) -> None:
+        """Give `count` bytes back."""
         self.free += count
         while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self.free):
             count, turn = self._waiting.popleft()

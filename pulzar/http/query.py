@@ -96,6 +96,8 @@ def _number(text: str) -> int:
 
 
 def _unknown(name: str, known: tuple[str, ...]) -> str:
+    if not known:
+        return f"unknown query parameter {shown(name)}; there are none here"
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
     return f"unknown query parameter {shown(name)}; {hint}"

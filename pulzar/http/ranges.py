@@ -12,6 +12,7 @@ from pulzar.http.problem import shown
 from pulzar.limits import RANGES_MAX
 
 _UNIT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(.*)")
+_DIGITS_MAX = 18  # a value has 12
 _SPEC = re.compile(r"[ \t]*(?:([0-9]*)-([0-9]*)[ \t]*)?")
 
 
@@ -95,18 +96,24 @@ def _one(spec: str, size: int) -> tuple[int, int] | None:
     """One range, None where it lies behind the end. Raises InvalidParameter."""
     numbers = _SPEC.fullmatch(spec)
     first, last = (numbers[1] or "", numbers[2] or "") if numbers else ("", "")
-    if not (first or last) or max(len(first), len(last)) > 20:
+    if not (first or last):
         raise InvalidParameter(
             f"{shown(spec.strip())} is no range: give first-last, first- or -count"
         )
     if not first:
-        start, end = max(0, size - int(last)), size
+        start, end = max(0, size - _number(last)), size
     else:
-        start = int(first)
-        end = min(int(last) + 1, size) if last else size
-        if last and int(last) < start:
+        start = _number(first)
+        end = min(_number(last) + 1, size) if last else size
+        if last and _number(last) < start:
             raise InvalidParameter(f"{shown(spec.strip())} is no range: it ends before it begins")
     return (start, end) if start < end else None
+
+
+def _number(digits: str) -> int:
+    """A number; one far beyond every size is cut, which changes nothing."""
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) <= _DIGITS_MAX else 10**_DIGITS_MAX
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

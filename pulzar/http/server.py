@@ -28,6 +28,7 @@ from pulzar.http.app import App
 from pulzar.limits import (
     CONNECTIONS_MAX,
     FLUSH_GRACE_S,
+    HEAD_BYTES_MAX,
     IDLE_CONNECTION_S,
     OPEN_FILES_MAX,
     SHUTDOWN_GRACE_S,
@@ -113,7 +114,9 @@ class _Server(EmbeddedServer):
             backlog=BACKLOG,
             backpressure=CONNECTIONS_MAX,
             http1_settings=HTTP1Settings(
-                header_read_timeout=IDLE_CONNECTION_S * 1000, keep_alive=True
+                header_read_timeout=IDLE_CONNECTION_S * 1000,
+                keep_alive=True,
+                max_buffer_size=HEAD_BYTES_MAX,
             ),
             log_level=LogLevels.critical,
             log_dictconfig=_LOG_SETTINGS,

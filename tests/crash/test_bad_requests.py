@@ -116,6 +116,10 @@ def test_a_bad_query_of_a_put(shared: Server, query: str, names: str) -> None:
         ("/list_keys/?limit=ten", "limit"),
         ("/list_keys/?delimiter=", "delimiter"),
         ("/list_keys/?aftr=a", "'after'"),
+        ("/admin/status?verbose=1", "'verbose'"),
+        ("/healthz?x", "there are none here"),
+        ("/readyz?x", "unknown query parameter"),
+        ("/metrics?name=a", "unknown query parameter"),
     ],
 )
 def test_a_bad_query_of_a_read(shared: Server, target: str, names: str) -> None:
@@ -144,7 +148,7 @@ def test_a_part_of_a_value_cannot_be_written(shared: Server) -> None:
     assert_refused(exchange(shared.url, asked), 400, "invalid_parameter", "Content-Range")
 
 
-@pytest.mark.parametrize("text", ["bytes=9-", "bytes=-0", "bytes=5-9"])
+@pytest.mark.parametrize("text", ["bytes=9-", "bytes=-0", "bytes=5-9", f"bytes={'9' * 30}-"])
 def test_a_range_that_no_byte_is_in(shared: Server, text: str) -> None:
     answer = exchange(shared.url, request("GET", "/get_key/kept", f"Range: {text}"))
     assert_refused(answer, 416, "range_not_satisfiable", "5 bytes")
@@ -178,6 +182,11 @@ def test_a_bad_content_type(shared: Server, text: str) -> None:
         ("GET", "/metric", "/metrics"),
         ("GET", "/", "/get_key/{key}"),
         ("GET", "/GET_KEY/kept", "/get_key/{key}"),
+        ("GET", "/get%5Fkey/kept", "/get_key/{key}"),
+        ("PUT", "/add_key%2Fkept", "/add_key/{key}"),
+        ("GET", "/list%5Fkeys/ke/", "/list_keys/{prefix}"),
+        ("GET", "/list_keys%2Fke/", "/list_keys/{prefix}"),
+        ("GET", "/admin%2Fstatus", "/admin/status"),
     ],
 )
 def test_an_unknown_path_is_told_the_nearest_real_one(
@@ -249,6 +258,23 @@ def test_a_malformed_batch_is_refused_as_a_whole(shared: Server, body: bytes) ->
         assert 400 <= answer.status < 500, answer.body
         assert_refused(answer, answer.status, json.loads(answer.body)["code"], "")
     assert value(shared.url, "never") is None
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
+def test_a_batch_of_lists_inside_lists(shared: Server, kind: str) -> None:
+    for body in (b"[" * 2000, b"[" * 100_000, b"\x91" * 2000, b'[["get",' + b"[" * 2000):
+        assert_refused(
+            batch(shared, body, kind), 400, "invalid_parameter", "the batch is malformed"
+        )
+
+
+def test_a_batch_with_a_query_or_an_operation_that_is_too_long(shared: Server) -> None:
+    body = b'[["get", "kept"]]'
+    headers = [f"Content-Length: {len(body)}", "Content-Type: application/json"]
+    answer = exchange(shared.url, request("POST", "/batch?x", *headers, body=body))
+    assert_refused(answer, 400, "invalid_parameter", "there are none here")
+    long = b'[["put", "a", "YQ==", null, null, null, null, 1, 2]]'
+    assert_refused(batch(shared, long), 400, "invalid_parameter", "at most length 7")
 
 
 def test_a_batch_of_another_type(shared: Server) -> None:

@@ -147,6 +147,11 @@ def test_a_bad_query_is_refused(query: bytes, says: str) -> None:
         parse_query(query, PUT_QUERY)
 
 
+def test_where_there_are_no_parameters_the_error_says_so() -> None:
+    with pytest.raises(InvalidParameter, match="'x'; there are none here"):
+        parse_query(b"x", ())
+
+
 @pytest.mark.parametrize(
     ("parameters", "seconds"),
     [
@@ -298,12 +303,10 @@ def test_headers_become_conditions() -> None:
 
 
 def test_if_range_needs_the_very_same_value() -> None:
-    assert if_range_holds(ETAG, VERSION, 0)
-    assert not if_range_holds(f"W/{ETAG}", VERSION, 0)
-    assert not if_range_holds('"x"', VERSION, 0)
-    assert if_range_holds(http_date(1000).decode(), VERSION, 1_000_999)
-    assert not if_range_holds(http_date(1001).decode(), VERSION, 1_000_999)
-    assert not if_range_holds("nonsense", VERSION, 0)
+    assert if_range_holds(ETAG, VERSION)
+    assert not if_range_holds(f"W/{ETAG}", VERSION)
+    assert not if_range_holds('"x"', VERSION)
+    assert not if_range_holds(http_date(1000).decode(), VERSION)  # a second may have two values
 
 
 # Ranges.
@@ -325,6 +328,9 @@ def test_if_range_needs_the_very_same_value() -> None:
         ("bytes=0-1,2-3", [(0, 4)]),
         ("bytes=0-1,50-60,-0", [(0, 2)]),
         ("bytes=0-1,,", [(0, 2)]),
+        ("bytes=8-" + "9" * 30, [(8, 10)]),
+        ("bytes=-" + "9" * 5000, [(0, 10)]),
+        ("bytes=" + "0" * 30 + "8-", [(8, 10)]),
         ("items=0-1", None),
     ],
 )
@@ -349,7 +355,6 @@ def test_ranges_are_read(text: str, ranges: list[tuple[int, int]] | None) -> Non
         "bytes=٣-",
         "=0-1",
         "bytes=+1-2",
-        "bytes=" + "9" * 30 + "-",
         "bytes=" + ",".join(["0-1"] * (RANGES_MAX + 1)),
     ],
 )
@@ -359,7 +364,14 @@ def test_malformed_ranges_are_refused(text: str) -> None:
 
 
 def test_ranges_behind_the_end_are_not_satisfiable() -> None:
-    for text, size in (("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0), ("bytes=-5", 0)):
+    far = f"bytes={'9' * 5000}-"
+    for text, size in (
+        ("bytes=10-", 10),
+        ("bytes=-0", 10),
+        ("bytes=0-", 0),
+        ("bytes=-5", 0),
+        (far, 10),
+    ):
         with pytest.raises(RangeNotSatisfiable) as caught:
             parse_range(text, size)
         assert caught.value.size == size
