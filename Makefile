@@ -59,7 +59,7 @@ fmt: .venv/ready-dev  ## format, and fix what ruff can fix
 	$(BIN)/ruff format --quiet
 	$(BIN)/ruff check --fix
 
-bench: .venv/ready  ## measure; results go to bench/RESULTS.md
+bench: .venv/ready-dev  ## measure; results go to bench/RESULTS.md
 	$(BIN)/python -m bench
 
 clean:  ## remove the environment and caches

@@ -89,7 +89,7 @@ def facts(directory: Path, checkout: Path) -> list[tuple[str, str]]:
         ("system", f"{platform.system()} {platform.release()}"),
         ("filesystem", f"{kind} ({options})"),
         ("one fdatasync", f"{fdatasync_s(directory, 500) * 1e6:,.0f} microseconds"),
-        ("Python", platform.python_version()),
+        ("Python", f"{platform.python_version()}, {platform.python_compiler()}"),
         ("Pulzar", f"{importlib.metadata.version('pulzar')}, commit {commit(checkout)}"),
         ("with", versions),
         ("nginx", first_line("nginx", "-v")),
