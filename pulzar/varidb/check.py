@@ -5,13 +5,14 @@ footers against the records that they list, every chunk of every blob. `inspect`
 there, record by record. Both take the volume's lock, so that nobody writes meanwhile.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import msgspec
 
-from pulzar.disk import Disk
+from pulzar.disk import Disk, Lock
 from pulzar.errors import Damage, SegmentMissing, VolumeInUse
 from pulzar.varidb.blob import Blob, blob_names, blob_path, check_chunk, chunk_range, decode_blob
 from pulzar.varidb.following import footer_of, found_records
@@ -58,16 +59,21 @@ class Inspected(msgspec.Struct, frozen=True):
 def _opened(directory: str, disk: Disk) -> Iterator[tuple[ManifestFile, Survey]]:
     """The parts of a volume that nobody else has open. Raises OpenError, OSError."""
     identity = read_identity(disk, directory)
+    lock: Lock | None = None
     try:
         lock = disk.lock(f"{directory}/{LOCK_NAME}")
     except BlockingIOError:
         raise VolumeInUse(f"{directory} is in use: stop its server first") from None
+    except OSError as error:
+        if error.errno != errno.EROFS:  # there nobody writes
+            raise
     try:
         manifest = ManifestFile(disk, directory)
         is_copy = manifest.is_copy(disk.file_id(f"{directory}/{IDENTITY_NAME}"))
         yield manifest, survey(disk, directory, manifest, volume_id=identity.id, is_copy=is_copy)
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def check(directory: str, disk: Disk) -> Iterator[Finding]:

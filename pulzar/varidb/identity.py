@@ -38,7 +38,7 @@ def read_identity(disk: Disk, directory: str) -> Identity:
     try:
         content = read_file(disk, f"{directory}/{IDENTITY_NAME}")
         identity = msgspec.json.decode(content, type=Identity)
-        valid = identity.pulzar == "volume" and len(identity.id) == 16
+        valid = identity.pulzar == "volume" and len(identity.id) == 16 and identity.format >= 1
     except (FileNotFoundError, msgspec.DecodeError, ValueError):
         raise stranger from None
     if not valid:

@@ -83,7 +83,7 @@ def _uncommitted(
         if segment.trailer is None or replaced_by(disk, directory, [segment]) <= there:
             unborn.append(segment)
             continue
-        file = disk.open(segment_path(directory, segment.id), write=True)
+        file = disk.open(segment_path(directory, segment.id))
         try:
             file.sync()
         finally:
@@ -301,7 +301,7 @@ def _judge_on_disk(
         )
     header = segment.header
     durable_seq = max(known.seq, header.first_seq - 1 if header.previous_id else 0)
-    file = disk.open(segment_path(directory, segment.id), write=True)
+    file = disk.open(segment_path(directory, segment.id))
     try:
         # What a killed process wrote must be durable before anybody is told of it.
         file.sync()

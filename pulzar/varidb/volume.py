@@ -235,7 +235,7 @@ class Volume:
             and segment.id not in state.sealed
         ]
         for segment_id in late:
-            file = self._disk.open(segment_path(self.directory, segment_id), write=True)
+            file = self._disk.open(segment_path(self.directory, segment_id))
             try:
                 file.sync()
             finally:

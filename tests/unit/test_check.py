@@ -1,5 +1,6 @@
 """check and inspect: every kind of finding, made by hand in a volume that was whole."""
 
+import errno
 import json
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from pulzar.disk import read_file
 from pulzar.errors import NotAVolume, VolumeInUse, VolumeTooNew
 from pulzar.testing import Killed
-from pulzar.testing.faults import FaultPlan, at_point
+from pulzar.testing.faults import Fault, FaultPlan, at_point
 from pulzar.varidb.blob import blob_names, blob_path
 from pulzar.varidb.check import Finding, Inspected, check, inspect
 from pulzar.varidb.crash_point import CrashPoint
@@ -361,3 +362,13 @@ def test_a_volume_in_use_is_not_inspected() -> None:
     engine.open()
     with pytest.raises(VolumeInUse):
         list(inspect(DIRECTORY, engine.disk))
+
+
+def test_a_volume_is_checked_where_nobody_may_write() -> None:
+    engine = stopped()
+    for kind in ("create", "write", "unlink", "rename", "truncate", "allocate"):
+        fault = Fault(kinds=(kind,), error=errno.EROFS, lasting=True)
+        engine.disk.faults = FaultPlan(fault)
+        assert findings(engine) == []
+        assert not engine.disk.faults.fired
+    engine.disk.faults = None
