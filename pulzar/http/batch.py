@@ -7,6 +7,7 @@ anything is done, and until the client took it. How large an answer can be is to
 the values. They are read a few at a time and encoded at once, so they are held only once.
 """
 
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 
@@ -79,44 +80,47 @@ class Batches:
             del parts
             await send_whole(receive, send, encoding, pieces, self._patience)
 
-    def _measure(self, operations: Operations) -> tuple[int, set[int]]:
-        """How many bytes the values of the answer have, at most; and the numbers of the gets that
-        find no room in it. Other clients may make a value larger before it is read."""
+    def _measure(self, operations: Operations) -> tuple[int, list[int]]:
+        """How many bytes the values of the answer have, at most; and the numbers, ascending, of
+        the gets that find no room in it. Others may make a value larger before it is read."""
+        lookup = self._store.lookup
         sizes: dict[bytes, int] = {}
-        left_out: set[int] = set()
+        left_out: list[int] = []
         total = 0
         for number, one in enumerate(operations):
             if isinstance(one, Put):
                 sizes[one.key] = max(len(one.value), sizes.get(one.key, 0))
             elif isinstance(one, Get):
-                entry = self._store.lookup(one.key)
-                size = max(0 if entry is None else entry.size, sizes.get(one.key, 0))
+                entry = lookup(one.key)
+                size = 0 if entry is None else entry.size
+                if sizes:
+                    size = max(size, sizes.get(one.key, 0))
                 if size > SEGMENT_VALUE_BYTES_MAX:
                     continue  # is refused
                 if total + size > BATCH_ANSWER_BYTES_MAX:
-                    left_out.add(number)
+                    left_out.append(number)
                 else:
                     total += size
         return total, left_out
 
     async def _run(
-        self, operations: Operations, values_bytes: int, left_out: set[int]
+        self, operations: Operations, values_bytes: int, left_out: list[int]
     ) -> AsyncIterator[tuple[Operations, list[Written | Got | Exception]]]:
         """The operations in groups, with their results; values of `values_bytes` at most."""
         left = values_bytes
         for begin, end in _groups(operations):
             group = operations[begin:end]
-            rest = [one for number, one in enumerate(group, begin) if number not in left_out]
-            done = iter(await self._store.batch(rest))
-            results: list[Written | Got | Exception] = []
-            for number in range(begin, end):
-                result = batch_wire.answer_too_large() if number in left_out else next(done)
+            out = left_out[bisect_left(left_out, begin) : bisect_left(left_out, end)]
+            asked = [one for at, one in enumerate(group, begin) if at not in out] if out else group
+            results = list(await self._store.batch(asked))
+            for number in out:
+                results.insert(number - begin, batch_wire.answer_too_large())
+            for at, result in enumerate(results):
                 if isinstance(result, Got):
-                    if len(result.value) > left:
-                        result = Unavailable("other values came meanwhile: get it again")
-                    else:
-                        left -= len(result.value)
-                results.append(result)
+                    left -= len(result.value)
+                    if left < 0:
+                        left += len(result.value)
+                        results[at] = Unavailable("other values came meanwhile: get it again")
             yield group, results
 
 
