@@ -37,6 +37,7 @@ LAYERS = """
     varidb.following
     varidb.compaction varidb.sealing varidb.purge varidb.check varidb.record_files
     varidb.replacement
+    varidb.sweep
     varidb.index
     varidb.catalog
     varidb.task varidb.volume

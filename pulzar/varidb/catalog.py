@@ -22,7 +22,7 @@ from itertools import islice
 
 import lmdb
 
-from pulzar.errors import Damage
+from pulzar.errors import Damage, ViewBroken
 from pulzar.limits import (
     CONTENT_TYPE_BYTES_MAX,
     INLINE_BYTES_MAX,
@@ -54,7 +54,7 @@ from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
 from pulzar.varidb.record import Type
 from pulzar.varidb.view import View
 
-__all__ = ["Catalog", "Change", "Newest"]
+__all__ = ["BadRows", "Catalog", "Change", "Newest"]
 
 _TABLES = ("keys", "reserved", "deletes", "created", "expiry")
 _FIRST_USER_KEY = b"\x01"
@@ -63,13 +63,21 @@ _LOADED_ROW_BYTES = 80  # without its key
 _LOADING = b"loading"  # a cursor's name, while the catalog is being filled from footers
 
 
+class BadRows(Exception):
+    """The rows that a catalog was given to load are damaged: not its own, but the index's."""
+
+
 class Catalog:
-    """The catalog of one master. All of it belongs to one thread."""
+    """The catalog of one master. All of it belongs to one thread.
+
+    `filling`: it was begun to be filled and is not whole. Then nothing is read of it.
+    """
 
     def __init__(self, view: View) -> None:
         self.view = view
         self._unsorted: dict[bytes, None] = {}  # rows of `created` that a load has not written yet
         self._loading = False
+        self.filling = False
         self._bind()
 
     def _bind(self) -> None:
@@ -98,6 +106,8 @@ class Catalog:
 
     def get(self, key: bytes) -> Entry | None:
         """The entry of a live key, which may have expired. Raises ViewBroken."""
+        if self.filling:
+            raise ViewBroken("the catalog is not whole")
         try:
             packed = self._begin(self._table(key)).get(key)
             return None if packed is None else unpack_entry(key, packed)
@@ -106,6 +116,8 @@ class Catalog:
 
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """As `get`, for each of `keys`, as of one moment."""
+        if self.filling:
+            raise ViewBroken("the catalog is not whole")
         try:
             with self._begin() as transaction:
                 get, table = transaction.get, self._table
@@ -147,6 +159,8 @@ class Catalog:
         Looks at a bounded number of rows: a page may be short, even empty, and have a next one.
         Raises ViewBroken.
         """
+        if self.filling:
+            raise ViewBroken("the catalog is not whole")
         try:
             with self._begin(self._table(prefix or _FIRST_USER_KEY)) as transaction:
                 table = transaction.cursor()
@@ -212,6 +226,8 @@ class Catalog:
 
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
+        if self.filling:
+            raise ViewBroken("the catalog is not whole")
         keys: list[tuple[bytes, bytes]] = []
         created: list[tuple[bytes, bytes]] = []
         seq = cursor.seq
@@ -257,7 +273,7 @@ class Catalog:
 
         In any order of calls. The next `apply` ends the loading and writes the cursor; until then
         the creation order lacks rows, and a catalog that dies is emptied by its next opening.
-        Raises OutOfSpace (then begin again with `reset`), ViewBroken.
+        Raises OutOfSpace (then begin again with `reset`), BadRows, ViewBroken.
         """
         split = bisect_left(keys, _FIRST_USER_KEY)
         rows = len(keys) + len(self._unsorted)
@@ -363,7 +379,10 @@ class Catalog:
         """Users' keys: those of which nothing is known at once, the others one by one."""
         known = _known(transaction.cursor(self._keys), keys)
         known |= _known(transaction.cursor(self._deletes), keys)
-        loaded = pack_loaded(keys, entries, holder=holder, known=known)
+        try:
+            loaded = pack_loaded(keys, entries, holder=holder, known=known)
+        except Damage as error:
+            raise BadRows(str(error)) from None
         put_sorted(transaction.cursor(self._keys), loaded.rows)
         put_sorted(transaction.cursor(self._expiry), [(row, b"") for row in sorted(loaded.expiry)])
         self._unsorted.update(dict.fromkeys(loaded.created))
@@ -373,7 +392,10 @@ class Catalog:
     def _load_one(
         self, transaction: "lmdb.Transaction[bytes]", key: bytes, entry: bytes, holder: int
     ) -> None:
-        position = unpack_position(key, entry)
+        try:
+            position = unpack_position(key, entry)
+        except Damage as error:
+            raise BadRows(str(error)) from None
         self._apply(transaction, change_of(key, position), holder, position.seq)
 
     def _write_unsorted(self, transaction: "lmdb.Transaction[bytes]") -> None:

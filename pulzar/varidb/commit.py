@@ -189,7 +189,12 @@ class Committer:
         taken = [
             self._waiting[number] for number in range(min(len(self._waiting), BATCH_RECORDS_MAX))
         ]
-        batch = self._volume.log.prepare([write.record for write in taken])
+        try:
+            batch = self._volume.log.prepare([write.record for write in taken])
+        except WritesStopped as error:  # an upload in a thread met what is fatal, just now
+            self._fail_waiting(error)
+            self._next()
+            return
         writes = [self._waiting.popleft() for _ in batch.records]
         self._work.put(lambda: self._write(batch, writes))
 

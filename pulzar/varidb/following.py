@@ -301,7 +301,7 @@ class LogReader:
 
     def _route(self, seq: int) -> Iterator[tuple[Segment, int]]:
         """The segments that may hold what is behind `seq`, and where to begin in each."""
-        logs = [s for s in self._segments.values() if s.header.kind == KIND_LOG]
+        logs = [s for s in list(self._segments.values()) if s.header.kind == KIND_LOG]
         logs = [*sorted(logs, key=lambda s: s.id), self._active()]
         place = self._places.pop(seq, None)
         for number, segment in enumerate(logs):

@@ -20,7 +20,7 @@ Otherwise it is a torn tail: the log ends in front of it, later records of that 
 valid record behind it proves nothing: one batch is written in any order.)
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -57,38 +57,46 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
-    """What a directory holds. `segments` by id; `unborn` have no record of their own."""
+    """What a directory holds. `segments` by id; `unborn` have no record of their own, of `unknown`
+    nobody knows."""
 
     segments: tuple[Segment, ...]
     unborn: tuple[int, ...]
+    unknown: tuple[int, ...] = ()
     start: Start
     damaged: tuple[Damaged, ...]
     last_opening: bytes
 
 
 def _uncommitted(
-    disk: Disk, directory: str, segments: Sequence[Segment], named: Collection[int]
-) -> list[Segment]:
-    """The outputs of compactions that ended before their line in the MANIFEST.
+    disk: Disk, directory: str, found: Survey, named: Collection[int]
+) -> tuple[list[Segment], list[Segment]]:
+    """The outputs of compactions that ended before their line in the MANIFEST, and those of which
+    nobody knows whether they did.
 
     Such an output may be whole in the page cache and nowhere else. So it counts only where it is
     needed, because the MANIFEST was lost, and is synced then.
     """
     unborn: list[Segment] = []
-    for segment in segments:
+    unknown: list[Segment] = []
+    for segment in found.segments:
         if segment.header.kind == KIND_LOG or segment.id in named:
             continue
-        others = [one for one in segments if one is not segment and one not in unborn]
+        others = [one for one in found.segments if one is not segment and one not in unborn]
         there = {one.id for one in others} | replaced_by(disk, directory, others)
-        if segment.trailer is None or replaced_by(disk, directory, [segment]) <= there:
+        if found.is_whole:
             unborn.append(segment)
-            continue
-        file = disk.open(segment_path(directory, segment.id))
-        try:
-            file.sync()
-        finally:
-            file.close()
-    return unborn
+        elif segment.trailer is None:
+            unknown.append(segment)
+        elif replaced_by(disk, directory, [segment]) <= there:
+            unborn.append(segment)
+        else:
+            file = disk.open(segment_path(directory, segment.id))
+            try:
+                file.sync()
+            finally:
+                file.close()
+    return unborn, unknown
 
 
 def is_born(file: File, segment: Segment) -> bool:
@@ -205,9 +213,9 @@ def recover(
     `named` are the ids in the MANIFEST. `known` and `place` are the cursor of a trusted index and
     where in the log it stands (segment, offset); NOWHERE and (0, 0) without one. Raises OSError.
     """
-    segments = found.segments
+    unborn, unknown = _uncommitted(disk, directory, found, named)
+    segments = [segment for segment in found.segments if segment not in unknown]
     logs = [segment for segment in segments if segment.header.kind == KIND_LOG]
-    unborn = _uncommitted(disk, directory, segments, named)
     while logs and not _born_on_disk(disk, directory, logs[-1]):
         unborn.append(logs.pop())
     continued = {log.header.previous_id for log in logs}
@@ -222,6 +230,7 @@ def recover(
         return Recovered(
             segments=tuple(s for s in segments if s not in unborn),
             unborn=(*(s.id for s in unborn), *found.blank),
+            unknown=tuple(s.id for s in unknown),
             start=start,
             damaged=(),
             last_opening=b"",
@@ -239,12 +248,12 @@ def recover(
     damaged = list(tail.damaged)
     for segment in alone:
         if segment not in unborn:
-            whole = _whole_part(disk, directory, segment)
-            ends[segment.id] = whole.offset
-            damaged.append(whole)
+            ends[segment.id], wrong = _whole_part(disk, directory, segment)
+            damaged += wrong
     return Recovered(
         segments=tuple(_ended(segment, ends) for segment in segments if segment not in unborn),
         unborn=(*(segment.id for segment in unborn), *found.blank),
+        unknown=tuple(segment.id for segment in unknown),
         start=Start(
             next_segment=next_segment,
             previous_id=last.id,
@@ -258,22 +267,26 @@ def recover(
     )
 
 
-def _whole_part(disk: Disk, directory: str, segment: Segment) -> Damaged:
-    """What is behind the records, one whole one behind the other, of an unsealed segment whose
-    successor is gone: nobody is left to tell its end, so this counts as damage."""
-    offset, seq = SEGMENT_HEADER_BYTES, segment.header.first_seq - 1
+def _whole_part(disk: Disk, directory: str, segment: Segment) -> tuple[int, list[Damaged]]:
+    """Where the records of an unsealed segment end whose successor is gone, and what is wrong.
+
+    Nobody is left to tell that end, so it is behind the last valid record whose seq goes on, and
+    all that is no such record, up to the end of the file, counts as damage.
+    """
+    end, seq = SEGMENT_HEADER_BYTES, 0
+    damaged: list[Damaged] = []
     file = disk.open(segment_path(directory, segment.id))
     try:
-        items = scan(file, start=offset, end=segment.end, seed=segment.header.seed)
+        items = scan(file, start=end, end=segment.end, seed=segment.header.seed)
         for item in items:
-            if not isinstance(item, Found) or item.record is None:
-                break
-            if offset > SEGMENT_HEADER_BYTES and item.header.seq != seq + 1:
-                break
-            offset, seq = item.end, item.header.seq
+            if isinstance(item, Found) and item.record is not None and item.header.seq > seq:
+                if item.offset > end:
+                    damaged.append(Damaged(segment.id, end, item.offset, seq + 1, seq + 1, None))
+                end, seq = item.end, item.header.seq
     finally:
         file.close()
-    return Damaged(segment.id, offset, segment.end, seq + 1, seq + 1, None)
+    damaged.append(Damaged(segment.id, end, segment.end, seq + 1, seq + 1, None))
+    return end, damaged
 
 
 def _ended(segment: Segment, ends: Mapping[int, int]) -> Segment:

@@ -10,6 +10,7 @@ next compaction: that one asks the index what is live, so it must know of the la
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from pulzar.disk import Disk
 from pulzar.errors import Damage
@@ -52,9 +53,22 @@ class Replacements:
         """
         lines = [added(segment.header) for segment in outputs]
         seals = [Sealed(segment=segment.id) for segment in outputs]
-        self._manifest.append([*lines, *seals, replaced])
+        try:
+            self._manifest.append([*lines, *seals, replaced])
+        except OSError:
+            self._withdraw(outputs)
+            raise
         self._segments.update((segment.id, segment) for segment in outputs)
         self._disk.reached(CrashPoint.COMPACTION_COMMITTED)
+
+    def _withdraw(self, outputs: Sequence[Segment]) -> None:
+        """Remove outputs that do not count, once the MANIFEST certainly does not name them. Where
+        the disk does not let us, the next opening does it."""
+        with suppress(OSError):
+            self._manifest.append([])
+            for output in outputs:
+                unlink(self._disk, segment_path(self._directory, output.id))
+            self._disk.sync_directory(f"{self._directory}/{SEGMENTS}")
 
     def swap_entries(self, keys: Sequence[bytes], entries: Sequence[bytes]) -> int:
         """Point the index at entries of an output, where it still has the same record."""

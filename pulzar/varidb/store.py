@@ -14,6 +14,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 
 import msgspec
 
@@ -41,7 +42,7 @@ from pulzar.limits import (
     SEGMENT_BYTES,
     SEGMENT_VALUE_BYTES_MAX,
 )
-from pulzar.varidb.catalog import Catalog, Change
+from pulzar.varidb.catalog import BadRows, Catalog, Change
 from pulzar.varidb.catalog_row import change_of
 from pulzar.varidb.commit import Committer
 from pulzar.varidb.disk_room import DiskRoom
@@ -91,6 +92,8 @@ async def open_store(
         try:
             catalog = Catalog.open(f"{directory}/catalog.views", identity=volume.id)
             undo.callback(catalog.close, clean=False)
+            if volume.is_other:
+                catalog.reset()
             fill_catalog(catalog, volume, holder=_HOLDER)
             store = LocalStore(
                 directory,
@@ -113,7 +116,11 @@ async def open_store(
 
 
 def fill_catalog(catalog: Catalog, volume: Volume, *, holder: int) -> None:
-    """Bring a catalog to the head of a volume's log: from its cursor, or from nothing."""
+    """Bring a catalog to the head of a volume's log: from its cursor, or from nothing.
+
+    Where this raises, `catalog.filling` stays: nothing may be read of it.
+    """
+    catalog.filling = True
     cursor = catalog.cursor(holder)
     try:
         while True:
@@ -122,18 +129,29 @@ def fill_catalog(catalog: Catalog, volume: Volume, *, holder: int) -> None:
                 break
             catalog.apply([_change(one) for one in logged if _is_keyed(one)], holder, cursor)
     except HistoryTrimmed:
-        catalog.reset()
-        after = b""
-        while True:
-            keys, entries = volume.index.columns(after, LOAD_ROWS_MAX)
-            if not keys:
-                break
-            after = keys[-1]
-            users = len(keys)
-            while users and keys[users - 1][0] >= FIRST_NOTE_BYTE:
-                users -= 1
-            catalog.load(keys[:users], entries[:users], holder)
-    catalog.apply([], holder, volume.log.cursor())
+        try:
+            _load_catalog(catalog, volume, holder)
+        except BadRows:  # an index that is damaged is made anew, too
+            volume.rebuild_index()
+            _load_catalog(catalog, volume, holder)
+        cursor = volume.index.cursor()
+    catalog.apply([], holder, cursor)
+    catalog.filling = False
+
+
+def _load_catalog(catalog: Catalog, volume: Volume, holder: int) -> None:
+    """Fill a catalog from the index."""
+    catalog.reset()
+    after = b""
+    while True:
+        keys, entries = volume.index.columns(after, LOAD_ROWS_MAX)
+        if not keys:
+            return
+        after = keys[-1]
+        users = len(keys)
+        while users and keys[users - 1][0] >= FIRST_NOTE_BYTE:
+            users -= 1
+        catalog.load(keys[:users], entries[:users], holder)
 
 
 def _is_keyed(logged: Logged) -> bool:
@@ -247,19 +265,37 @@ class LocalStore:
     ) -> Listing:
         """See `entry.Store`."""
         now_s = self._clock.now_ms() // 1000
-        return self._catalog.list_keys(
-            prefix, after=after, limit=limit, delimiter=delimiter, now_s=now_s
+        page = partial(
+            self._catalog.list_keys,
+            prefix,
+            after=after,
+            limit=limit,
+            delimiter=delimiter,
+            now_s=now_s,
         )
+        try:
+            return page()
+        except ViewBroken as error:
+            self._heal(error)
+            return page()
 
     # Writing.
 
     async def put(self, put: Put) -> Written:
         """See `entry.Store`."""
-        return await self._writer.put(put)
+        try:
+            return await self._writer.put(put)
+        except ViewBroken as error:  # nothing was decided yet
+            self._heal(error)
+            return await self._writer.put(put)
 
     async def delete(self, delete: Delete) -> Written:
         """See `entry.Store`."""
-        return await self._writer.delete(delete)
+        try:
+            return await self._writer.delete(delete)
+        except ViewBroken as error:  # nothing was decided yet
+            self._heal(error)
+            return await self._writer.delete(delete)
 
     async def upload(self, *, size: int = 0) -> Upload:
         """See `entry.Store`."""

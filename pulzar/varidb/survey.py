@@ -46,19 +46,17 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """The files of `segments/`.
 
     `blank` are ids of files without a header: a crash while they were created. `foreign` are those
-    whose header is damaged, or that of another file. `lines` are for the MANIFEST: what a copy
-    lacks.
+    whose header is damaged, or that of another file. `last_id` is the largest that a file has, or
+    that the MANIFEST speaks of: no later one was ever given. `is_whole`: the MANIFEST is all there,
+    so what it does not name never counted. `lines` are for the MANIFEST: what a copy lacks.
     """
 
     segments: list[Segment]
     blank: list[int]
     foreign: list[int]
+    last_id: int
+    is_whole: bool = False
     lines: tuple[Reverted | Lost, ...] = ()
-
-    @property
-    def last_id(self) -> int:
-        """The largest id of a file that is there."""
-        return max((*(s.id for s in self.segments), *self.blank, *self.foreign), default=0)
 
 
 def survey(
@@ -94,27 +92,34 @@ def survey(
         else:
             (blank if is_blank else foreign).append(segment_id)
     state = manifest.state
-    missing = (state.segments.keys() | state.outputs) - found.keys() - state.retired.keys()
+    named = state.segments.keys() | state.outputs
+    missing = named - found.keys() - state.retired.keys()
     if missing:
         missing -= replaced_by(disk, directory, found.values())
-    lines: tuple[Reverted | Lost, ...] = ()
-    if missing and is_copy:
-        lines = _later_ones(manifest.state, found)
-        missing -= {gone for line in lines if isinstance(line, Lost) for gone in line.segments}
+    lines = _later_ones(state, found) if is_copy else ()
+    missing -= {gone for line in lines if isinstance(line, Lost) for gone in line.segments}
     if missing:
         names = ", ".join(segment_name(segment) for segment in sorted(missing))
         raise SegmentMissing(
             f"{directory} lacks {names}: put it back, or restore the volume from a copy"
         )
     segments = [found[segment] for segment in sorted(found)]
-    return Survey(segments=segments, blank=blank, foreign=foreign, lines=lines)
+    last_id = max((*found, *blank, *foreign, *named, *state.retired), default=0)
+    return Survey(
+        segments=segments,
+        blank=blank,
+        foreign=foreign,
+        last_id=last_id,
+        is_whole=bool(state.segments) and not manifest.bad_lines and not is_copy,
+        lines=lines,
+    )
 
 
 def _later_ones(state: Manifest, found: Mapping[int, Segment]) -> tuple[Reverted | Lost, ...]:
     """The lines that take the segments that a copy may lack out of the MANIFEST.
 
     Those are the ones of the log behind the last that is there, and outputs of compaction whose
-    inputs are all there or may be lacking themselves.
+    inputs are all there or may be lacking themselves. Replacements by nothing are taken back.
     """
     logs = [one.id for one in found.values() if one.header.kind == KIND_LOG]
     absent = state.segments.keys() - found.keys()
@@ -125,10 +130,12 @@ def _later_ones(state: Manifest, found: Mapping[int, Segment]) -> tuple[Reverted
         if lacking and (found.keys() | later).issuperset(one.inputs):
             later |= lacking
             reverted.append(one)
-    if not later:
-        return ()
+        elif not one.outputs:
+            # What superseded its inputs may have come after the listing: they stand again.
+            later |= set(one.inputs) & absent
+            reverted.append(one)
     lines = [Reverted(inputs=one.inputs) for one in reverted]
-    return (*lines, Lost(segments=tuple(sorted(later))))
+    return (*lines, Lost(segments=tuple(sorted(later)))) if later else tuple(lines)
 
 
 def replaced_by(disk: Disk, directory: str, segments: Iterable[Segment]) -> set[int]:

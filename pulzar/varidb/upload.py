@@ -43,10 +43,12 @@ class BlobUpload:
         """Make the bytes durable, under a name that nothing refers to yet."""
         await self._flush()
         await self._written()
-        try:
-            self.blob = await self._in_thread(self._writer.finish)
-        except OSError as error:
-            raise _disk_error(error) from None
+        loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(self._executor, self._finish)
+        await self._written()
+
+    def _finish(self) -> None:
+        self.blob = self._writer.finish()
 
     async def abort(self) -> None:
         """Throw the bytes away."""

@@ -86,7 +86,7 @@ _OWN_TABLES = ("cursors", "trust")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _PAGE_BYTES = 4096
-_PAGES_PER_ROW = 10  # leaves and branches of the tables that one row has a place in
+_PAGES_PER_ROW = 16  # leaves and branches of the tables that one row has a place in
 _PAGES_SPARE = 256
 _CURSOR = struct.Struct("<IQB")
 

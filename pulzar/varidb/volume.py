@@ -30,7 +30,7 @@ from pulzar.errors import (
 )
 from pulzar.limits import RETIRED_GRACE_S, SEGMENT_BYTES
 from pulzar.varidb import record as rec
-from pulzar.varidb.blob import Blob, BlobWriter, blob_names, blob_path
+from pulzar.varidb.blob import Blob, BlobWriter, blob_path
 from pulzar.varidb.crash_point import CrashPoint
 from pulzar.varidb.following import (
     UNSURE_KEY,
@@ -38,33 +38,21 @@ from pulzar.varidb.following import (
     Logged,
     LogReader,
     batch_rows,
-    blob_key,
     load_segment,
     note_key,
 )
 from pulzar.varidb.identity import IDENTITY_NAME, LOCK_NAME, create_identity, read_identity
-from pulzar.varidb.log import (
-    NO_PLACE,
-    NO_RECORDS,
-    SEGMENTS,
-    Active,
-    Batch,
-    Log,
-    Place,
-    added,
-    segment_path,
-)
+from pulzar.varidb.log import NO_PLACE, NO_RECORDS, Active, Batch, Log, Place, added, segment_path
 from pulzar.varidb.manifest import Lost, ManifestFile, Opened, Replaced, Sealed
 from pulzar.varidb.position import NOWHERE, Cursor, Position, unpack_position
 from pulzar.varidb.read_me import write_read_me
 from pulzar.varidb.record import Record, Type
 from pulzar.varidb.record_files import RecordFiles
 from pulzar.varidb.recovery import Damaged, Recovered, recover
-from pulzar.varidb.replacement import Replacements, unlink
+from pulzar.varidb.replacement import Replacements
 from pulzar.varidb.segment import KIND_LOG, SEGMENT_HEADER_BYTES, header_at
 from pulzar.varidb.survey import Segment, Survey, survey
-
-ASIDE_SUFFIX = ".aside"
+from pulzar.varidb.sweep import sweep
 
 _PLACE = struct.Struct("<QQQ")
 _NOTHING = Position(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -104,6 +92,8 @@ class Volume:
         self.last_opening = b""
         self.segments: dict[int, Segment] = {}
         self._version_max = _UNKNOWN  # of all records; known from the first EPOCH on
+        self._opened_behind = 0  # the last seq of the opening before
+        self.is_other = False  # the index was not of this state of the log: nor is any other view
         self._version_found = 0  # the largest that was met while the volume was opened
         self._disk = disk
         self._lock = lock
@@ -193,6 +183,7 @@ class Volume:
         doubt = self._manifest.bad_lines and complete.intersection(recovered.unborn)
         if is_copy or doubt or not self._is_of_this_log(known, place, recovered):
             self.index.reset()
+            self.is_other = True
             known, place = NOWHERE, NO_PLACE
             recovered = self._recover_from(found, known, place)
         self.segments.update((segment.id, segment) for segment in recovered.segments)
@@ -207,12 +198,20 @@ class Volume:
         lines = [added(segment.header) for segment in unknown]
         self._manifest.append([*lines, *sealed, Opened(place=place_now)])
         batch = self.log.open(recovered.start, now_ms=now_ms)
+        self._opened_behind = batch.last_seq - 1
         versions = self._fill_index(known, place)
         self._version_found = max((*versions, *(record.version for record in batch.records)))
         self.apply(batch, self.log.cursor(), self.place())
         for replaced in self._manifest.state.unswapped:
             self._swap_or_fill(replaced)
-        self._sweep(recovered.unborn, found.foreign)
+        self.remarks += sweep(
+            self._disk,
+            self.directory,
+            self._manifest,
+            self.index,
+            unborn=recovered.unborn,
+            foreign=(*found.foreign, *recovered.unknown),
+        )
 
     def _recover_from(self, found: Survey, known: Cursor, place: Place) -> Recovered:
         return recover(
@@ -294,28 +293,6 @@ class Volume:
         except Damage:
             self.rebuild_index()
             self.replacements.swapped(replaced)
-
-    def _sweep(self, unborn: Sequence[int], foreign: Sequence[int]) -> None:
-        """Remove files that no record and no line of the MANIFEST names; before serving only.
-
-        What looks like a segment and is not ours gets another name: somebody may want it.
-        """
-        for segment_id in unborn:
-            if segment_id in self._manifest.state.segments:
-                self._manifest.append([Lost(segments=(segment_id,))])
-            unlink(self._disk, segment_path(self.directory, segment_id))
-        for segment_id in foreign:
-            path = segment_path(self.directory, segment_id)
-            self._disk.rename(path, f"{path}{ASIDE_SUFFIX}")
-            self.remarks.append(f"{path} is no segment of this volume: renamed")
-        if unborn or foreign:
-            self._disk.sync_directory(f"{self.directory}/{SEGMENTS}")
-        if self.index.get(UNSURE_KEY) is not None:
-            return  # one of the blobs may belong to a record that could not be read
-        retired = self._manifest.state.retired_blobs
-        for name in list(blob_names(self._disk, self.directory)):
-            if name not in retired and self.index.get(blob_key(name)) is None:
-                unlink(self._disk, blob_path(self.directory, name))
 
     # Writing.
 
@@ -418,9 +395,10 @@ class Volume:
         Raises HistoryTrimmed where the cursor is not one of this log's, or is below the horizon:
         then take `index.columns` as a snapshot and go on from `log.cursor()`.
         """
+        head = self.log.durable_seq if cursor.opening == self.log.opening else self._opened_behind
         known = (self.log.opening, self.last_opening)
         horizon = self._manifest.state.horizon
-        if cursor.opening not in known or not horizon <= cursor.seq <= self.log.durable_seq:
+        if cursor.opening not in known or not horizon <= cursor.seq <= head:
             raise HistoryTrimmed(f"the log cannot be followed from seq {cursor.seq}")
         logged = self._reader.records_behind(cursor.seq, limit=limit)
         seq = logged[-1].position.seq if logged else cursor.seq

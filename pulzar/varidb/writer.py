@@ -109,12 +109,12 @@ class Writer:
                     continue
             wave.append(operation)
         self._begin(wave, results, begun)
-        if begun and not begun[-1][1].finished:
-            # Writes end in the order in which they were submitted.
-            last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            begun[-1][1].done = last
-            await asyncio.wait([last])
-            last.exception()
+        # Writes that were taken end in the order in which they were submitted.
+        last = next((write for _, write in reversed(begun) if not write.finished), None)
+        if last is not None:
+            last.done = asyncio.get_running_loop().create_future()
+            await asyncio.wait([last.done])
+            last.done.exception()
         for number, write in begun:
             if write.error is not None:
                 results[number] = write.error
@@ -130,10 +130,11 @@ class Writer:
         writes: list[Write] = []
         try:
             entries = self._catalog.get_many([operation.key for operation in wave])
-        except BaseException:  # the turns must go on, whatever it was
+        except PulzarError as error:  # the turns must go on, and what was begun has results
             for operation in wave:
                 self._turns.give(operation.key)
-            raise
+                results.append(error)
+            return
         for operation, entry in zip(wave, entries, strict=True):
             try:
                 change, written = self._decide_on(operation, None, entry)

@@ -4,6 +4,7 @@ Every one takes two or three unlikely things at the same time, which random hist
 together; so they are told here one by one, on the simulated disk.
 """
 
+import contextlib
 import errno
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from pulzar.errors import NotAVolume, OutOfSpace
 from pulzar.testing import Fault, FaultPlan, Killed
 from pulzar.testing.faults import at_point
+from pulzar.testing.index import DictIndex
 from pulzar.varidb.crash_point import CrashPoint
 from pulzar.varidb.record import Type, epoch_of, make_version
 from pulzar.varidb.segment import segment_name
-from tests.model.engine import Engine, open_volume
+from tests.model.engine import Engine, open_volume, read
 
 GRACE_MS = 200_000
 
@@ -213,3 +215,68 @@ def test_a_segment_of_another_volume_is_refused_and_stays() -> None:
     with pytest.raises(NotAVolume, match="belongs to another volume"):
         open_volume(engine.disk, "/volume", engine.index, engine.rng, engine.now_ms)
     assert engine.disk.exists(stranger)
+
+
+@pytest.mark.parametrize("kinds", [("sync_directory",), ("write",)])
+def test_an_id_is_never_given_again(kinds: tuple[str, ...]) -> None:
+    """Files are unlinked, the line that says so is missing: then the next one needs another id."""
+    engine = Engine(1)
+    engine.write([(b"x", b"1")])
+    engine.volume.roll(now_ms=engine.now_ms)
+    engine.write([(b"x", None)])
+    engine.compact()
+    for _ in range(2):
+        engine.now_ms += GRACE_MS
+        engine.disk.faults = FaultPlan(Fault(kinds=kinds, lasting=True))
+        with contextlib.suppress(OSError):
+            engine.volume.remove_retired(now_ms=engine.now_ms)
+        engine.disk.faults = None
+        engine.crash(power=False)
+        engine.write([(b"precious", b"acknowledged")])
+        engine.now_ms += GRACE_MS
+        engine.volume.remove_retired(now_ms=engine.now_ms)
+        engine.check()
+        engine.compact()
+    engine.check_rebuild()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_copy_does_not_lose_what_was_superseded_behind_its_back(seed: int) -> None:
+    engine = Engine(seed)
+    engine.write([(b"k", b"the only value in the copy")])
+    engine.volume.roll(now_ms=engine.now_ms)
+    copying = engine.disk.copy_steps("/volume", "/copy", seed)
+    for number, _ in enumerate(copying):
+        if number == seed % 5:
+            engine.write([(b"k", b"newer"), (b"other", b"1")])
+            engine.compact()
+    copy = open_volume(engine.disk, "/copy", DictIndex(), engine.rng, engine.now_ms)
+    seen = read(copy, b"k")
+    assert seen in (b"the only value in the copy", b"newer")
+    copy.remove_retired(now_ms=engine.now_ms + GRACE_MS)
+    copy.rebuild_index()
+    assert read(copy, b"k") == seen
+
+
+def test_an_output_that_the_manifest_could_not_take_is_withdrawn() -> None:
+    engine = Engine(1)
+    engine.write([(b"k", b"a deleted secret"), (b"x", b"1")])
+    engine.volume.roll(now_ms=engine.now_ms)
+    engine.write([(b"x", b"2")])
+    engine.volume.roll(now_ms=engine.now_ms)
+    engine.seal()
+    engine.disk.faults = FaultPlan(Fault(nth=3, path="*/MANIFEST*", kinds=("write",)))
+    with pytest.raises(OSError, match="Input/output"):
+        engine.compact()
+    engine.disk.faults = None
+    known = {segment_name(segment) for segment in engine.volume.segments}
+    known.add(segment_name(engine.volume.log.segment))
+    assert set(engine.disk.list(path("segments"))) == known
+    engine.write([(b"k", None)])
+    for _ in range(4):
+        engine.compact()
+        engine.now_ms += GRACE_MS
+        engine.volume.remove_retired(now_ms=engine.now_ms)
+    engine.restart()
+    engine.check()
+    engine.check_rebuild()

@@ -436,7 +436,7 @@ def test_behind_a_sealed_end_of_the_log_goes_on_at_the_next_seq() -> None:
     there = recover(
         engine.disk,
         engine.directory,
-        Survey(segments=segments, blank=[], foreign=[]),
+        Survey(segments=segments, blank=[], foreign=[], last_id=last.id),
         named={1, 2},
         known=NOWHERE,
         place=(0, 0),
@@ -454,7 +454,7 @@ def test_where_only_compacted_segments_are_left_the_seq_goes_on_behind_them() ->
     there = recover(
         engine.disk,
         engine.directory,
-        Survey(segments=compacted, blank=[], foreign=[]),
+        Survey(segments=compacted, blank=[], foreign=[], last_id=compacted[-1].id),
         named={segment.id for segment in compacted},
         known=NOWHERE,
         place=(0, 0),
