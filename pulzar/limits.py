@@ -16,6 +16,7 @@ INLINE_BYTES_MAX = 1 * KIB  # kept in the catalog too
 SEGMENT_VALUE_BYTES_MAX = 1 * MIB  # larger ones become blobs
 BLOB_CHUNK_BYTES = 1 * MIB  # one checksum per chunk
 BLOB_BYTES_MAX = 256 * GIB - BLOB_CHUNK_BYTES  # its checksum table must fit one record
+UPLOAD_PIECE_BYTES = 256 * KIB  # of a blob, gathered before it is written
 META_BYTES_MAX = 4 * KIB
 CONTENT_TYPE_BYTES_MAX = 255
 CONTENT_TYPE_DEFAULT = "application/octet-stream"  # what "" stands for

@@ -79,7 +79,7 @@ def blob_names(disk: Disk, directory: str) -> Iterator[str]:
 class BlobWriter:
     """Writes one blob. Blocking; the caller gives it to a thread. Raises OSError.
 
-    Holds at most one chunk in memory.
+    Holds nothing in memory: a chunk may be written in many pieces.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class BlobWriter:
         self._parent = self._path.rpartition("/")[0]
         self._root = self._parent.rpartition("/")[0]
         self._name = name
-        self._chunk = bytearray()
         self._crcs: list[int] = []
+        self._crc = 0  # of the chunk that is not full yet
         self._written = 0
         self.size = 0
         disk.make_directory(self._parent)
@@ -106,21 +106,25 @@ class BlobWriter:
         self.size += len(data)
         if self.size > BLOB_BYTES_MAX:
             raise ValueTooLarge(f"a value may have at most {BLOB_BYTES_MAX} bytes")
-        self._chunk += data
-        while len(self._chunk) >= BLOB_CHUNK_BYTES:
-            self._flush(bytes(memoryview(self._chunk)[:BLOB_CHUNK_BYTES]))
-            del self._chunk[:BLOB_CHUNK_BYTES]
+        start = 0
+        while start < len(data):
+            room = BLOB_CHUNK_BYTES - self._written % BLOB_CHUNK_BYTES
+            piece = data if not start and len(data) <= room else data[start : start + room]
+            self._file.write([piece], offset=self._written)
+            self._crc = _crc32c(self._crc, piece)
+            self._written += len(piece)
+            start += len(piece)
+            if len(piece) == room:
+                self._end_chunk()
 
-    def _flush(self, chunk: bytes) -> None:
-        self._file.write([chunk], offset=self._written)
-        self._crcs.append(_crc32c(0, chunk))
-        self._written += len(chunk)
+    def _end_chunk(self) -> None:
+        self._crcs.append(self._crc)
+        self._crc = 0
 
     def finish(self) -> Blob:
         """Make the bytes and the name durable."""
-        if self._chunk:
-            self._flush(bytes(self._chunk))
-            self._chunk.clear()
+        if self._written % BLOB_CHUNK_BYTES:
+            self._end_chunk()
         self._file.sync()
         self._disk.reached(CrashPoint.BLOB_SYNCED)
         try:

@@ -1,7 +1,7 @@
 """A large value on its way into a blob: bytes in from the event loop, out to the disk in a thread.
 
-One piece of about a chunk is being written while the next one gathers; `write` waits for the one
-before, so a fast sender is held back and memory stays at two pieces.
+One piece is being written while the next one gathers; `write` waits for the one before, so a fast
+sender is held back and memory stays at two pieces.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 from pulzar.errors import OutOfSpace, PulzarError, Unavailable
-from pulzar.limits import BLOB_CHUNK_BYTES
+from pulzar.limits import UPLOAD_PIECE_BYTES
 from pulzar.varidb.blob import Blob, BlobWriter
 from pulzar.varidb.disk_room import DiskRoom
 
@@ -36,7 +36,7 @@ class BlobUpload:
         self._gathered.append(chunk)
         self._gathered_bytes += len(chunk)
         self.size += len(chunk)
-        if self._gathered_bytes >= BLOB_CHUNK_BYTES:
+        if self._gathered_bytes >= UPLOAD_PIECE_BYTES:
             await self._flush()
 
     async def finish(self) -> None:

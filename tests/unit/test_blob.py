@@ -150,14 +150,18 @@ def test_an_abort_goes_on_where_the_disk_does_not_let_it_remove_the_file() -> No
     assert list(blob_names(disk, DIRECTORY)) == [NAME]
 
 
+def write_and_finish(writer: BlobWriter) -> None:
+    writer.write(b"some bytes")
+    writer.finish()
+
+
 def test_an_error_of_the_disk_reaches_the_caller() -> None:
     disk = new_disk()
     for kind in ("write", "sync", "sync_directory"):
         writer = BlobWriter(disk, DIRECTORY, kind, fail=print)
-        writer.write(b"some bytes")
         disk.faults = FaultPlan(Fault(kinds=(kind,), error=errno.ENOSPC))
         with pytest.raises(OSError):
-            writer.finish()
+            write_and_finish(writer)
         disk.faults = None
         writer.abort()
     assert list(blob_names(disk, DIRECTORY)) == []
