@@ -25,6 +25,7 @@ from pulzar.errors import (
     OpenError,
     OutOfSpace,
     PulzarError,
+    ValueTooLarge,
     VolumeInUse,
     VolumeReadOnly,
 )
@@ -326,12 +327,14 @@ class Volume:
     def append(self, records: Sequence[Record], *, now_ms: int) -> None:
         """Write records: durable and indexed when this returns. For tools and tests.
 
-        Raises WritesStopped, OSError.
+        Raises WritesStopped, ValueTooLarge where a segment has no room for a record, OSError.
         """
         rest = list(records)
         while rest:
             if not self.log.fits(rest[0]):
                 self.roll(now_ms=now_ms)
+                if not self.log.fits(rest[0]):
+                    raise ValueTooLarge("the record is larger than a segment")
             batch = self.log.prepare(rest)
             self.log.write(batch)
             self.log.settle(batch)

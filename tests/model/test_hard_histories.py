@@ -9,7 +9,7 @@ import errno
 
 import pytest
 
-from pulzar.errors import NotAVolume, OutOfSpace
+from pulzar.errors import NotAVolume, OutOfSpace, ValueTooLarge
 from pulzar.testing import Fault, FaultPlan, Killed
 from pulzar.testing.faults import at_point
 from pulzar.testing.index import DictIndex
@@ -280,3 +280,12 @@ def test_an_output_that_the_manifest_could_not_take_is_withdrawn() -> None:
     engine.restart()
     engine.check()
     engine.check_rebuild()
+
+
+def test_a_record_larger_than_a_segment_is_refused() -> None:
+    engine = Engine(1)
+    engine.write([(b"a", b"1")])
+    with pytest.raises(ValueTooLarge):
+        engine.write([(b"b", b"x" * 20_000)])
+    engine.crash(power=True)
+    engine.check()
