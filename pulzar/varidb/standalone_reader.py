@@ -28,17 +28,14 @@ import time
 from datetime import datetime, timezone
 from typing import Any, BinaryIO, Iterator, NamedTuple
 
-FORMAT = 1
 SEGMENT = struct.Struct("<8sIHH16s16sQQQQQ16s24x")  # 128 bytes, at the beginning of a segment
 TRAILER = struct.Struct("<8sII16s16sQQQQQIIIIIHxxQ8x")  # 128 bytes, at the end of a sealed one
 RECORD = struct.Struct("<IIBBHIIIQQQQQ")  # 64 bytes, then key, meta, value, zeros to 8
 BLOB = struct.Struct("<QIH")  # the value of a BLOB: size, chunk bytes, length of the name
 MAGIC = b"RPZ1"
-PUT, DELETE, BLOB_TYPE, MOVED = 1, 2, 3, 4
-KEYED = (PUT, DELETE, BLOB_TYPE, MOVED)
+KEYED = PUT, DELETE, BLOB_TYPE, MOVED = (1, 2, 3, 4)
 KEY_BYTES_MAX = 480
 NAME_BYTES_MAX = 200  # of one part of a path; most file systems allow 255
-
 
 TABLE = list(range(256))
 for _ in range(8):
@@ -64,6 +61,7 @@ class Segment(NamedTuple):
     first_seq: int
     seed: int
     records_end: int | None
+    doubtful: bool  # by compaction, and MANIFEST does not name it
 
 
 class Record(NamedTuple):
@@ -81,24 +79,9 @@ class Record(NamedTuple):
     synced: int
     created_ms: int
     expires_s: int
+    body_at: int  # where meta and value are
+    end: int  # where the next record begins
     whole: bool
-
-    @property
-    def body_at(self) -> int:
-        """Where meta and value are in the segment."""
-        return self.offset + RECORD.size + len(self.key)
-
-    @property
-    def end(self) -> int:
-        """Where the next record begins."""
-        return self.body_at + self.meta_length + self.value_length + 7 & ~7
-
-
-class Gap(NamedTuple):
-    """Bytes between two offsets that are no record."""
-
-    offset: int
-    end: int
 
 
 class Damage(Exception):
@@ -112,20 +95,21 @@ class Volume:
         self.directory = directory
         self.damage: list[str] = []
         with open(os.path.join(directory, "volume.json"), "rb") as file:
-            identity = json.loads(file.read())
-        if identity["format"] > FORMAT:
+            identity, place = json.load(file), os.fstat(file.fileno())
+        if identity["format"] > 1:
             sys.exit(f"this volume has format {identity['format']}: take its own READ_ME.py")
         self.id = bytes.fromhex(identity["volume_id"])
         self.newest: dict[bytes, Record] = {}
-        self._added = self._manifest()
+        self._named: dict[int, dict[str, Any]] = {}
+        self._sealed: set[int] = set()
+        self._intact = self._read_manifest(f"{place.st_dev}:{place.st_ino}")
         self._read()
 
     def live(self, prefix: str, now_s: float) -> Iterator[Record]:
         """The newest record of each key under a prefix that is there and has not expired."""
         for key in sorted(key for key in self.newest if key.startswith(prefix.encode())):
             record = self.newest[key]
-            expired = record.expires_s and record.expires_s <= now_s
-            if record.type in (PUT, BLOB_TYPE) and not expired:
+            if record.type in (PUT, BLOB_TYPE) and not 0 < record.expires_s <= now_s:
                 yield record
 
     def size(self, record: Record) -> int | None:
@@ -167,105 +151,132 @@ class Volume:
             raise Damage("its value does not match its checksum")
         return body[record.meta_length :]
 
-    # From files to records.
-
-    def _manifest(self) -> dict[int, dict[str, Any]]:
-        """What MANIFEST knows of each segment's header, should that be damaged."""
-        added: dict[int, dict[str, Any]] = {}
-        with open(os.path.join(self.directory, "MANIFEST"), "rb") as file:
-            lines = file.read().splitlines(keepends=True)
-        for line in lines:
-            text = line[9:-1]
-            if line.endswith(b"\n") and line[:9] == b"%08x " % crc32c(text):
-                event = json.loads(text)
-                if event["event"] == "added":
-                    added[event["segment"]] = event
-        return added
+    def _read_manifest(self, place: str) -> bool:
+        """Which segments MANIFEST names, with the header of each; whether it is all there."""
+        try:
+            with open(os.path.join(self.directory, "MANIFEST"), "rb") as file:
+                lines = file.read().splitlines(keepends=True)
+        except FileNotFoundError:
+            return False
+        is_copy = False  # of the directory: then files may be newer than MANIFEST
+        good = [s for s in lines if s[-1:] == b"\n" and s[:9] == b"%08x " % crc32c(s[9:-1])]
+        for event in (json.loads(line[9:]) for line in good):
+            if event["event"] == "added":
+                self._named[event["segment"]] = event
+            elif event["event"] == "sealed":
+                self._sealed.add(event["segment"])
+            elif event["event"] == "opened":
+                is_copy = event["place"] not in ("", place)
+            for output in event.get("outputs", ()):
+                self._named.setdefault(output, {})
+            for gone in event.get("segments", ()):  # removed, lost
+                self._named.pop(gone, None)
+        return bool(self._named) and len(good) == len(lines) and not is_copy
 
     def _read(self) -> None:
         folder = os.path.join(self.directory, "segments")
-        segments = []
-        for name in sorted(os.listdir(folder)):
-            stem, _, suffix = name.partition(".")
-            if suffix == "seg" and stem.isdigit():
-                segment = self._segment(int(stem), os.path.join(folder, name))
-                if segment is not None:
-                    segments.append(segment)
-        segments.sort(key=lambda segment: segment.id)
+        names = [name for name in sorted(os.listdir(folder)) if name.endswith(".seg")]
+        found = [self._segment(folder, name) for name in names if name[:-4].isdigit()]
+        segments = sorted(segment for segment in found if segment is not None)
+        for segment in [segment for segment in segments if segment.doubtful]:
+            segments.remove(segment)
+            there = {other.id for other in segments}.union(*map(_inputs, segments))
+            if not self._intact and not (_inputs(segment) or {0}) <= there:
+                segments.append(segment)  # it may be all that is left of its inputs
         log = [segment for segment in segments if segment.kind == 0]
         unborn = []
         while log and not self._is_born(log[-1]):
             unborn.append(log.pop())
         continued = {segment.previous_id for segment in log}
-        unborn += [s for s in log[:-1] if s.records_end is None and s.id not in continued]
+        alone = [s for s in log[:-1] if s.records_end is None and s.id not in continued]
+        unborn += [segment for segment in alone if not self._is_born(segment)]
         log = [segment for segment in log if segment not in unborn]
         ends = {segment.previous_id: segment.previous_end for segment in log}
         next_seq = 1
-        for segment in segments:
-            if segment in unborn or (segment.kind and segment.records_end is None):
-                continue
+        for segment in [segment for segment in segments if segment not in unborn]:
+            said = len(self.damage)
             end = ends.get(segment.id) if segment.records_end is None else segment.records_end
-            records = self._tail(segment) if end is None else self._whole(segment, end)
-            if segment in log[-1:]:
+            if segment.records_end is None and (segment.kind or segment.id in self._sealed):
+                self.damage.append(f"{segment.path}: its trailer is damaged")
+            is_last = segment in log[-1:]
+            records = self._tail(segment) if is_last and end is None else self._whole(segment, end)
+            if is_last:
                 next_seq = max((record.seq for record in records), default=0) + 1
-            self._take(records)
+            newer = [self._take(record) for record in records]
+            if segment.doubtful and not any(newer):
+                del self.damage[said:]  # the others hold all of it
         # A new segment that was begun and not used: it may carry the end of the one before.
         for segment in sorted(unborn):
-            for item in self._items(segment, os.path.getsize(segment.path), whole=True):
+            for item in self._items(segment, whole=True):
                 if isinstance(item, Record) and item.whole and item.seq == next_seq:
-                    self._take([item])
+                    self._take(item)
                     next_seq += 1
 
-    def _take(self, records: list[Record]) -> None:
-        for record in records:
-            known = self.newest.get(record.key)
-            newer = known is None or (record.version, record.seq) > (known.version, known.seq)
-            if record.type in KEYED and newer:
-                self.newest[record.key] = record
+    def _take(self, record: Record) -> bool:
+        """Whether a record is newer than all that is known of its key."""
+        known = self.newest.get(record.key)
+        newer = known is None or (record.version, record.seq) > (known.version, known.seq)
+        if record.type in KEYED and newer:
+            self.newest[record.key] = record
+        return record.type in KEYED and newer
 
-    def _segment(self, number: int, path: str) -> Segment | None:
+    def _segment(self, folder: str, name: str) -> Segment | None:
+        path, number = os.path.join(folder, name), int(name[:-4])
         with open(path, "rb") as file:
             head = file.read(SEGMENT.size)
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - TRAILER.size))
             tail = file.read()
         trailer = TRAILER.unpack(tail) if _holds(tail, b"PULZEND1") else None
-        if _holds(head, b"PULZSEG1"):
+        line = self._named.get(number)
+        holds = _holds(head, b"PULZSEG1")
+        if not holds and any(head):  # zeros: a crash while it was made
+            self.damage.append(f"{path}: its header is damaged")
+        if holds:
             kind, volume, salt, own, previous, previous_end, first = SEGMENT.unpack(head)[3:10]
-        elif number in self._added:
-            line = self._added[number]
+        elif line:
             kind, volume, salt, own = line["kind"], self.id, bytes.fromhex(line["salt"]), number
-            previous, previous_end = line["previous"], line["previous_end"]
-            first = line["first_seq"]
-            self.damage.append(f"{path}: its header is damaged; MANIFEST tells what it was")
+            places = ("previous", "previous_end", "first_seq")
+            previous, previous_end, first = (line[name] for name in places)
+        elif trailer is not None:
+            volume, salt, own, _, first = trailer[3:8]
+            kind, previous, previous_end = trailer[15], 0, 0
         else:
-            return None  # a crash while it was made
-        if (volume, own) != (self.id, number):
             return None
-        seed = crc32c(salt + struct.pack("<Q", number))
+        if (volume, own) != (self.id, number):
+            self.damage.append(f"{path}: it is not of this volume, or not of this name")
+            return None
         records_end = trailer[6] if trailer is not None and trailer[4] == salt else None
-        return Segment(number, path, kind, previous, previous_end, first, seed, records_end)
+        known = (crc32c(salt + struct.pack("<Q", number)), records_end, kind != 0 and line is None)
+        return Segment(number, path, kind, previous, previous_end, first, *known)
 
     def _is_born(self, segment: Segment) -> bool:
         """Whether a record in it proves that all it stands on was durable."""
-        if segment.previous_id == 0 or segment.records_end is not None:
-            return True
-        items = self._items(segment, os.path.getsize(segment.path))
-        proof = segment.first_seq - 1
-        return any(isinstance(item, Record) and item.synced >= proof for item in items)
+        sure = segment.previous_id == 0 or segment.records_end is not None
+        records = (item for item in self._items(segment) if isinstance(item, Record))
+        return sure or any(record.synced >= segment.first_seq - 1 for record in records)
 
-    def _whole(self, segment: Segment, end: int) -> list[Record]:
-        """The records of a segment of which it is known where they end."""
-        items = list(self._items(segment, end))
-        for gap in items:
-            if isinstance(gap, Gap):
-                self.damage.append(f"{segment.path}: bytes {gap.offset} to {gap.end} are no record")
-        return [item for item in items if isinstance(item, Record)]
+    def _whole(self, segment: Segment, end: int | None) -> list[Record]:
+        """The records of a segment up to an end; where nothing tells it, up to the last record."""
+        if end is None:
+            end, seq = SEGMENT.size, 0
+            for item in self._items(segment, whole=True):
+                if isinstance(item, Record) and (segment.kind or (item.whole and item.seq > seq)):
+                    end, seq = item.end, item.seq
+            self.damage.append(f"{segment.path}: nothing tells whether it goes on behind {end}")
+        records = []
+        for item in self._items(segment):
+            if isinstance(item, Record) and item.offset < end:
+                records.append(item)
+            elif isinstance(item, range) and item.start < end:
+                gap = f"{item.start} to {min(item.stop, end)}"
+                self.damage.append(f"{segment.path}: bytes {gap} are no record")
+        return records
 
     def _tail(self, segment: Segment) -> list[Record]:
         """The records of the last segment. It ends in front of the first thing that is no record,
         unless something behind that says that it was durable once: then it is damage."""
-        items = list(self._items(segment, os.path.getsize(segment.path), whole=True))
+        items = list(self._items(segment, whole=True))
         durable = segment.first_seq - 1 if segment.previous_id else 0
         proven = [item.synced if isinstance(item, Record) else 0 for item in items]
         for at in range(len(proven) - 2, -1, -1):
@@ -278,86 +289,82 @@ class Volume:
             if bad:
                 if seq > max(durable, later):
                     break
-                self.damage.append(f"{segment.path}: the record at {item.offset} is damaged")
+                self.damage.append(f"{segment.path}: the record with seq {seq} is damaged")
             if isinstance(item, Record):
                 records.append(item)
                 expected = seq + 1
         return records
 
-    def _items(self, segment: Segment, end: int, *, whole: bool = False) -> Iterator[Record | Gap]:
-        """Records and the gaps between them. `whole`: check meta and value too."""
+    def _items(self, segment: Segment, *, whole: bool = False) -> Iterator[Record | range]:
+        """Records, and the ranges between them that are none. `whole`: check meta and value too."""
         with open(segment.path, "rb") as file:
-            if end <= SEGMENT.size:
+            if os.path.getsize(segment.path) <= SEGMENT.size:
                 return
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                offset, end = SEGMENT.size, min(end, len(data))
-                while offset < end:
-                    record = _record(segment, data, offset, whole=whole)
-                    record = record or _mended(segment, data, offset, whole=whole)
-                    if record is not None:
-                        yield record
-                        offset = record.end
-                        continue
-                    resumed = _next(segment, data, offset + 8, end)
-                    yield Gap(offset, resumed)
-                    offset = resumed
+                offset = SEGMENT.size
+                while offset < len(data):
+                    record = _record(segment, data, offset, whole=whole, mend=True)
+                    item = record or range(offset, _next(segment, data, offset + 8))
+                    yield item
+                    offset = item.end if isinstance(item, Record) else item.stop
+
+
+def _inputs(segment: Segment) -> set[int]:
+    """The segments that one written by compaction stands for; none where that is not known."""
+    if not segment.kind or segment.records_end is None:
+        return set()
+    with open(segment.path, "rb") as file:
+        file.seek(segment.records_end)
+        footer = file.read()
+    body, trailer = footer[: -TRAILER.size], TRAILER.unpack(footer[-TRAILER.size :])
+    entries, keys_bytes, notes, count = trailer[10:14]
+    at = entries * 68 + keys_bytes + notes * 64
+    end = at + count * 16 if crc32c(body) == trailer[2] else at
+    pairs = struct.iter_unpack("<QQ", body[at:end])
+    return {number for first, last in pairs for number in range(first, last + 1)}
 
 
 def _holds(block: bytes, magic: bytes) -> bool:
     """Whether a header or trailer is one: its checksum covers all but itself."""
-    if len(block) < 128 or block[:8] != magic:
-        return False
-    return crc32c(block[12:], crc32c(block[:8])) == int.from_bytes(block[8:12], "little")
+    crc = crc32c(block[12:], crc32c(block[:8])).to_bytes(4, "little")
+    return len(block) == 128 and block[:12] == magic + crc
 
 
 def _record(
-    segment: Segment, data: Any, offset: int, *, whole: bool = False, block: bytes = b""
+    segment: Segment, data: Any, offset: int, *, whole: bool = False, mend: bool = False
 ) -> Record | None:
     """The record at an offset. Its checksum covers the place, so it is valid nowhere else.
 
-    `block`: its header and key, where they are not to be taken from `data`.
+    `whole`: check meta and value too. `mend`: put one flipped bit of header or key right.
     """
-    block = block or data[offset : offset + RECORD.size + KEY_BYTES_MAX]
-    if len(block) < RECORD.size or block[:4] != MAGIC:
-        return None
-    _, crc, type_, _, key_length, *rest = RECORD.unpack_from(block)
-    key = bytes(block[RECORD.size : RECORD.size + key_length])
-    covered = struct.pack("<Q", offset) + block[8 : RECORD.size] + key
-    if len(key) != key_length or crc32c(covered, segment.seed) != crc:
-        return None
-    record = Record._make((segment, offset, type_, key, *rest, True))
-    if whole:
-        body = data[record.body_at : record.body_at + record.meta_length + record.value_length]
-        record = record._replace(whole=crc32c(body) == record.body_crc)
-    return record
-
-
-def _mended(segment: Segment, data: Any, offset: int, *, whole: bool) -> Record | None:
-    """The record at an offset, if one flipped bit of its header or key is all that is wrong."""
     block = bytearray(data[offset : offset + RECORD.size + KEY_BYTES_MAX])
     wrong = int.from_bytes(block[:4], "little") ^ int.from_bytes(MAGIC, "little")
     if len(block) < RECORD.size or wrong & wrong - 1:
         return None
-    key_length = int.from_bytes(block[10:12], "little")
-    for bit in range(min(len(block), RECORD.size + key_length) * 8):
-        block[bit >> 3] ^= 1 << (bit & 7)
-        record = _record(segment, data, offset, whole=whole, block=bytes(block))
-        if record is not None:
-            return record
-        block[bit >> 3] ^= 1 << (bit & 7)
+    bits = min(len(block), RECORD.size + int.from_bytes(block[10:12], "little")) * 8
+    for bit in range(-1, bits if mend else 0):  # -1: as it is
+        flip = 1 << (bit & 7) if bit >= 0 else 0
+        block[bit >> 3] ^= flip
+        _, crc, type_, _, key_length, *rest = RECORD.unpack_from(block)
+        body_at = offset + RECORD.size + key_length
+        key = bytes(block[RECORD.size : RECORD.size + key_length])
+        covered = struct.pack("<Q", offset) + block[8 : RECORD.size] + key
+        if block[:4] == MAGIC and len(key) == key_length and crc32c(covered, segment.seed) == crc:
+            body_end = body_at + rest[0] + rest[1]
+            good = not whole or crc32c(data[body_at:body_end]) == rest[2]
+            rest += [body_at, body_end + 7 & ~7, good]
+            return Record(segment, offset, type_, key, *rest)
+        block[bit >> 3] ^= flip
     return None
 
 
-def _next(segment: Segment, data: Any, offset: int, end: int) -> int:
+def _next(segment: Segment, data: Any, offset: int) -> int:
     """Where the next record begins, at a multiple of 8."""
-    while (offset := data.find(MAGIC, offset, end)) >= 0:
+    while (offset := data.find(MAGIC, offset)) >= 0:
         if offset % 8 == 0 and _record(segment, data, offset) is not None:
             return offset
         offset += 1
-    return end
-
-
-# What the commands do.
+    return len(data)
 
 
 def find_volume(directory: str) -> str:
@@ -389,35 +396,31 @@ def _date(seconds: float) -> str:
 
 def get(volume: Volume, key: str, target: str, *, now_s: float) -> bool:
     """Write one value to a file, or to stdout; whether there is such a key. Raises Damage."""
-    for record in volume.live(key, now_s):
-        if record.key == key.encode():
-            with open(1 if target == "-" else target, "wb", closefd=target != "-") as file:
-                volume.write_value(record, file)
-            return True
-    return False
+    records = [record for record in volume.live(key, now_s) if record.key == key.encode()]
+    for record in records:
+        with open(1 if target == "-" else target, "wb", closefd=target != "-") as file:
+            volume.write_value(record, file)
+    return bool(records)
 
 
-def extract(volume: Volume, directory: str, prefix: str, *, now_s: float) -> int:
-    """Write every live value under a prefix into a new directory; how many.
+def extract(volume: Volume, directory: str, prefix: str, *, now_s: float) -> None:
+    """Write every live value under a prefix into a new directory, and say how many.
 
     A key becomes a path. Where it cannot (see `file_name`), DIRECTORY.names.json tells the key.
     """
     os.makedirs(directory, exist_ok=True)
     if os.listdir(directory):
         sys.exit(f"{directory} is not empty: name a new directory")
-    records = list(volume.live(prefix, now_s))
-    keys = [record.key.decode() for record in records]
-    parts = [file_name(key).split("/") for key in keys]
-    folders = {"/".join(path[:depth]) for path in parts for depth in range(1, len(path))}
+    records = {record.key.decode(): record for record in volume.live(prefix, now_s)}
+    names = [file_name(key) for key in records]
+    folders = {name[:at] for name in names for at, letter in enumerate(name) if letter == "/"}
     changed = {}
     done = 0
-    for record, key, path_parts in zip(records, keys, parts):
-        name = "/".join(path_parts)
-        if name in folders:  # a key that is also the beginning of another
-            name += "%"
-        if name != key:
-            changed[name] = key
-        path = os.path.join(directory, name)
+    for (key, record), name in zip(records.items(), names):
+        target = name + "%" * (name in folders)  # a key that is also the beginning of another
+        if target != key:
+            changed[target] = key
+        path = os.path.join(directory, target)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
             with open(path, "xb") as file:
@@ -427,9 +430,9 @@ def extract(volume: Volume, directory: str, prefix: str, *, now_s: float) -> int
             volume.damage.append(f"{key}: {error}")
             os.unlink(path)
     if changed:
-        with open(directory.rstrip("/") + ".names.json", "w", encoding="utf-8") as names:
-            json.dump(changed, names, ensure_ascii=False, indent=1)
-    return done
+        with open(directory.rstrip("/") + ".names.json", "w", encoding="utf-8") as listing:
+            json.dump(changed, listing, ensure_ascii=False, indent=1)
+    print(f"{done} values are in {directory}")
 
 
 def file_name(key: str) -> str:
@@ -474,12 +477,10 @@ def main() -> int:
     good = True
     try:
         if arguments.command == "get":
-            good = get(volume, arguments.key, arguments.file, now_s=now_s)
-            if not good:
+            if not (good := get(volume, arguments.key, arguments.file, now_s=now_s)):
                 print(f"there is no key {arguments.key}", file=sys.stderr)
         elif arguments.command == "extract":
-            done = extract(volume, arguments.directory, arguments.prefix, now_s=now_s)
-            print(f"{done} values are in {arguments.directory}")
+            extract(volume, arguments.directory, arguments.prefix, now_s=now_s)
         else:
             show(volume, arguments.prefix, as_json=arguments.json, now_s=now_s)
     except Damage as error:

@@ -93,12 +93,16 @@ class Engine:
                 assert not done.sealed.damaged, (segment, done.sealed.damaged)
                 self.volume.sealed(done.sealed.segment)
 
-    def compact(self) -> None:
+    def compact(
+        self, *, live_ratio_max: float = 0.99, segment_bytes: int = SEGMENT_BYTES * 4
+    ) -> None:
         """Rewrite what is worth it, as maintenance does."""
-        for _ in self.compaction_steps():
+        for _ in self.compaction_steps(live_ratio_max, segment_bytes):
             pass
 
-    def compaction_steps(self) -> Iterator[None]:
+    def compaction_steps(
+        self, live_ratio_max: float = 0.99, segment_bytes: int = SEGMENT_BYTES * 4
+    ) -> Iterator[None]:
         """The same, with a pause wherever requests may come in between."""
         volume = self.volume
         volume.roll(now_ms=self.now_ms)
@@ -117,8 +121,8 @@ class Engine:
             salt=self.rng.randbytes(16),
             opening=volume.log.opening,
             now_ms=self.now_ms,
-            segment_bytes=SEGMENT_BYTES * 4,
-            live_ratio_max=0.99,
+            segment_bytes=segment_bytes,
+            live_ratio_max=live_ratio_max,
         )
         done = run_compact(task, self.disk, self.index)
         if isinstance(done, Failed) or done.rewritten is None:

@@ -15,9 +15,11 @@ from pulzar.disk import SystemDisk
 from pulzar.testing import SimulatedDisk
 from pulzar.testing.index import DictIndex
 from pulzar.varidb.blob import encode_blob
+from pulzar.varidb.footer import build_footer
 from pulzar.varidb.log import segment_path
 from pulzar.varidb.read_me import READ_ME_NAME, read_me, write_read_me
-from pulzar.varidb.record import Record, Type, encode_meta, make_version
+from pulzar.varidb.record import Record, Type, encode, encode_meta, make_version
+from pulzar.varidb.segment import KIND_COMPACTED, SegmentHeader, encode_segment_header
 from pulzar.varidb.standalone_reader import crc32c, file_name
 from pulzar.varidb.volume import Options, Volume
 from tests.model.engine import BLOB, Engine
@@ -206,6 +208,122 @@ def test_a_damaged_value_is_named_and_the_others_are_read(real: RealVolume, tmp_
     assert b"bad" in done.stderr or b"damaged" in done.stderr
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good", "more"]
     assert run(real.directory, "get", "bad").returncode == 1
+
+
+KEYS = {"precious", "precious/0", "precious/1", "x"}
+
+
+def compacted(*, live_ratio_max: float = 0.99) -> tuple[Engine, list[int]]:
+    """A log of two segments, compacted; what the inputs held is nowhere else. The outputs."""
+    engine = Engine(1)
+    engine.write([(b"precious", b"p" * 900)])
+    engine.write([(b"precious/%d" % n, b"p" * 900) for n in range(2)])
+    engine.volume.roll(now_ms=engine.now_ms)
+    for number in range(4):
+        engine.write([(b"x", b"%d" % number)])
+    engine.compact(
+        live_ratio_max=live_ratio_max, segment_bytes=4096 if live_ratio_max > 0.9 else 1024
+    )
+    engine.now_ms += 200_000
+    engine.volume.remove_retired(now_ms=engine.now_ms)
+    return engine, [s.id for s in engine.volume.segments.values() if s.header.kind]
+
+
+def flip_trailer(engine: Engine, segment: int) -> None:
+    path = segment_path(engine.directory, segment)
+    engine.disk.flip(path, engine.disk.open(path).size() - 30, 0)
+
+
+def read_with_damage(engine: Engine, target: Path) -> tuple[set[str], str]:
+    """The keys that READ_ME.py lists, and what it says is damaged."""
+    target.mkdir()
+    put_on_disk(engine.disk, engine.directory, target)
+    done = run(target, "list", "--json")
+    assert (done.returncode == 1) == bool(done.stderr)
+    return {json.loads(line)["key"] for line in done.stdout.splitlines()}, done.stderr.decode()
+
+
+@pytest.mark.parametrize("gone", [None, "MANIFEST"])
+def test_an_output_whose_trailer_is_damaged_is_searched(gone: str | None, tmp_path: Path) -> None:
+    engine, (output,) = compacted()
+    assert read_with_damage(engine, tmp_path / "whole") == (KEYS, "")
+    flip_trailer(engine, output)
+    if gone:
+        engine.disk.unlink(f"{engine.directory}/{gone}")
+    keys, said = read_with_damage(engine, tmp_path / "damaged")
+    assert keys == KEYS
+    assert f"{output:08d}.seg: its trailer is damaged" in said
+    if not gone:
+        engine.restart()
+        assert engine.volume.damaged
+        assert engine.read(b"precious") == b"p" * 900
+
+
+def test_a_sealed_segment_that_stands_alone_is_read_to_its_last_record(tmp_path: Path) -> None:
+    engine, _ = compacted(live_ratio_max=0.6)
+    assert 1 in engine.volume.segments
+    assert 2 not in engine.volume.segments
+    flip_trailer(engine, 1)
+    keys, said = read_with_damage(engine, tmp_path / "damaged")
+    assert keys == KEYS
+    assert "00000001.seg: nothing tells whether it goes on" in said
+    engine.restart()
+    assert engine.volume.damaged
+    assert engine.read(b"precious") == b"p" * 900
+
+
+def test_without_a_manifest_everything_is_read(tmp_path: Path) -> None:
+    engine, _ = compacted()
+    engine.disk.unlink(f"{engine.directory}/MANIFEST")
+    assert read_with_damage(engine, tmp_path / "volume") == (KEYS, "")
+
+
+def uncommitted(real: RealVolume, *, ends: bool) -> None:
+    """An output of compaction that no line of MANIFEST names, with a record that is newest."""
+    header = SegmentHeader(
+        volume_id=real.volume.id, salt=bytes(16), segment_id=9, kind=KIND_COMPACTED
+    )
+    record = Record(
+        type=Type.PUT, key=b"a", value=b"2", version=make_version(2, 1), created_ms=NOW_MS
+    )
+    content = encode_segment_header(header)
+    content += encode(record, seq=99, synced=98, offset=len(content), seed=header.seed)
+    if ends:
+        content += build_footer(header, [], records_end=len(content), inputs=[(1, 1)])
+    Path(segment_path(real.directory, 9)).write_bytes(content)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_output_that_the_manifest_does_not_name_is_not_read(
+    real: RealVolume, *, ends: bool
+) -> None:
+    real.put(b"a", b"1")
+    real.close()
+    uncommitted(real, ends=ends)
+    assert listed(real.directory)
+    assert run(real.directory, "get", "a").stdout == b"1"
+    Path(real.directory, "MANIFEST").unlink()
+    done = run(real.directory, "get", "a")
+    if ends:  # all that it stands for is there
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"1", b"")
+    else:
+        assert (done.returncode, done.stdout) == (1, b"2")
+        assert b"00000009.seg: its trailer is damaged" in done.stderr
+
+
+def test_a_damaged_segment_header_is_taken_from_elsewhere_and_never_passed_over(
+    tmp_path: Path,
+) -> None:
+    engine, (output,) = compacted()
+    engine.disk.flip(segment_path(engine.directory, output), 60, 0)
+    for number, lost in enumerate(["LOCK", "MANIFEST"]):
+        engine.disk.unlink(f"{engine.directory}/{lost}")
+        keys, said = read_with_damage(engine, tmp_path / str(number))
+        assert keys == KEYS
+        assert f"{output:08d}.seg: its header is damaged" in said
+    flip_trailer(engine, output)
+    keys, said = read_with_damage(engine, tmp_path / "both")
+    assert f"{output:08d}.seg: its header is damaged" in said
 
 
 def test_a_segment_that_is_a_value_is_only_a_value(real: RealVolume) -> None:
