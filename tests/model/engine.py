@@ -93,15 +93,13 @@ class Engine:
                 assert not done.sealed.damaged, (segment, done.sealed.damaged)
                 self.volume.sealed(done.sealed.segment)
 
-    def compact(
-        self, *, live_ratio_max: float = 0.99, segment_bytes: int = SEGMENT_BYTES * 4
-    ) -> None:
+    def compact(self, *, live_ratio_max: float = 0.99, segment_bytes: int | None = None) -> None:
         """Rewrite what is worth it, as maintenance does."""
         for _ in self.compaction_steps(live_ratio_max, segment_bytes):
             pass
 
     def compaction_steps(
-        self, live_ratio_max: float = 0.99, segment_bytes: int = SEGMENT_BYTES * 4
+        self, live_ratio_max: float = 0.99, segment_bytes: int | None = None
     ) -> Iterator[None]:
         """The same, with a pause wherever requests may come in between."""
         volume = self.volume
@@ -121,7 +119,7 @@ class Engine:
             salt=self.rng.randbytes(16),
             opening=volume.log.opening,
             now_ms=self.now_ms,
-            segment_bytes=segment_bytes,
+            segment_bytes=segment_bytes or SEGMENT_BYTES * 4,
             live_ratio_max=live_ratio_max,
         )
         done = run_compact(task, self.disk, self.index)
