@@ -84,11 +84,12 @@ def _uncommitted(
             continue
         others = [one for one in found.segments if one is not segment and one not in unborn]
         there = {one.id for one in others} | replaced_by(disk, directory, others)
+        stands_for = replaced_by(disk, directory, [segment])  # nothing: its footer is damaged
         if found.is_whole:
             unborn.append(segment)
-        elif segment.trailer is None:
+        elif not stands_for:
             unknown.append(segment)
-        elif replaced_by(disk, directory, [segment]) <= there:
+        elif stands_for <= there:
             unborn.append(segment)
         else:
             file = disk.open(segment_path(directory, segment.id))
