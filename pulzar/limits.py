@@ -56,8 +56,8 @@ OPEN_FILES_MAX = 256  # segment and blob files held open for reading
 # Beside requests.
 MAINTENANCE_INTERVAL_S = 60.0
 EXPIRE_KEYS_MAX = 1000  # deleted at once
-SWAP_ENTRIES = 64  # index entries swapped without giving requests their turn
-SWAP_PAUSE_S = 0.001  # between two such pieces
+SWAP_ENTRIES = 16  # index entries swapped without giving requests their turn
+SWAP_PAUSE_S = 0.002  # between two such pieces
 COMPACT_DEAD_BYTES_MIN = 256 * MIB  # superseded since the last compaction
 COMPACT_LIVE_RATIO_MAX = 0.6
 COMPACT_MANUAL_RATIO_MAX = 0.99
