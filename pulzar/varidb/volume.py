@@ -178,15 +178,18 @@ class Volume:
             self.remarks.append(f"a copy, begun before segments {lost}: what they held is not here")
         sealed = self._sync_trailers(found.segments)
         known, place = self.index.cursor(), _unpack_place(self.index.place())
+        if is_copy:
+            known, place = NOWHERE, NO_PLACE
         recovered = self._recover_from(found, known, place)
         complete = {segment.id for segment in found.segments if segment.trailer is not None}
         # A line that was lost may have been the one that pointed the index there.
         doubt = self._manifest.bad_lines and complete.intersection(recovered.unborn)
-        if is_copy or doubt or not self._is_of_this_log(known, place, recovered):
-            self.index.reset()
-            self.is_other = True
+        if known.seq and (doubt or not self._is_of_this_log(known, place, recovered)):
             known, place = NOWHERE, NO_PLACE
             recovered = self._recover_from(found, known, place)
+        if not known.seq:
+            self.index.reset()
+            self.is_other = True
         self.segments.update((segment.id, segment) for segment in recovered.segments)
         self.damaged = list(recovered.damaged)
         self.damaged += [
@@ -248,7 +251,7 @@ class Volume:
         It may come from before a part of the history, or from another one: then its last record
         is not at its place, or the log was opened without it since.
         """
-        if known.seq == 0 or known.opening != recovered.last_opening:
+        if known.opening != recovered.last_opening:
             return False
         segment = next((s for s in recovered.segments if s.id == place.segment), None)
         if segment is None:
