@@ -1,0 +1,1 @@
+"""Many volumes and one master: who is a member, where copies go, how a log is followed."""
