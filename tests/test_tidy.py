@@ -42,9 +42,10 @@ LAYERS = """
     varidb.catalog
     varidb.task varidb.volume
     varidb.background varidb.commit varidb.reader
-    varidb.writer
-    varidb.maintenance
+    varidb.maintenance varidb.writer
+    varidb.expiry
     varidb.store
+    cluster.*
     client.*
     http.*
     program

@@ -17,7 +17,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from pulzar.clock import Clock
 from pulzar.errors import OutcomeUnknown, OutOfSpace, PulzarError, WritesStopped
@@ -27,8 +27,9 @@ from pulzar.limits import (
     CHECKPOINT_IDLE_MS,
     PENDING_RECORDS_MAX,
 )
-from pulzar.varidb.catalog import Catalog, Newest
+from pulzar.varidb.catalog_row import Newest
 from pulzar.varidb.log import Active, Batch
+from pulzar.varidb.position import Cursor
 from pulzar.varidb.record import Record, Type
 from pulzar.varidb.turns import Turns
 from pulzar.varidb.volume import Volume
@@ -76,14 +77,20 @@ class Write:
                 self.done.set_exception(error)
 
 
-class Committer:
-    """Makes submitted records durable, batch by batch, and tells the views of them."""
+Follow: TypeAlias = Callable[[list[Newest], Cursor], None]
+"""Told of each batch: the changes that came with its writes, and the cursor behind it."""
 
-    def __init__(self, volume: Volume, catalog: Catalog, *, clock: Clock, holder: int) -> None:
+
+class Committer:
+    """Makes submitted records durable, batch by batch, and tells the views of them.
+
+    `follow` is the catalog of a store on one machine; a volume whose master is elsewhere has none.
+    """
+
+    def __init__(self, volume: Volume, *, clock: Clock, follow: Follow | None = None) -> None:
         self._volume = volume
-        self._catalog = catalog
         self._clock = clock
-        self._holder = holder
+        self.follow = follow
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Write] = deque()
         self._busy = False
@@ -229,8 +236,9 @@ class Committer:
         try:
             if self._lacking is None:
                 volume.apply(batch, cursor, place)
-                changes = [write.change for write in writes if write.change is not None]
-                self._catalog.append(changes, self._holder, cursor)
+                if self.follow is not None:
+                    changes = [write.change for write in writes if write.change is not None]
+                    self.follow(changes, cursor)
         except Exception as error:  # whatever it was, this batch is not in the views
             self._lacking = f"a view could not be written: {error}"
             volume.log.fail(self._lacking)

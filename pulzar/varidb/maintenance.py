@@ -1,4 +1,4 @@
-"""What a serving volume does beside requests: sealing, compaction, purge, expiry, old files.
+"""What a serving volume does beside requests: sealing, compaction, purge, old files.
 
 The slow part runs in the background process (background.py), one task at a time; this file says
 when, and takes the results in: lines of the MANIFEST through the commit thread, index entries in
@@ -13,24 +13,22 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
 from pulzar.clock import Clock
-from pulzar.errors import OutOfSpace, PulzarError, Unavailable, ViewBroken
+from pulzar.errors import OutOfSpace, PulzarError, Unavailable
 from pulzar.limits import (
     BACKGROUND_LINE_BYTES_MAX,
     COMPACT_DEAD_BYTES_MIN,
     COMPACT_LIVE_RATIO_MAX,
     COMPACT_ROOM_SEGMENTS,
-    EXPIRE_KEYS_MAX,
     MAINTENANCE_INTERVAL_S,
     SWAP_ENTRIES,
     SWAP_PAUSE_S,
 )
 from pulzar.varidb.background import COMMAND
-from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.commit import Committer
 from pulzar.varidb.compaction import Rewritten
 from pulzar.varidb.crash_point import CrashPoint
@@ -39,7 +37,6 @@ from pulzar.varidb.manifest import Replaced
 from pulzar.varidb.record import Record, Type
 from pulzar.varidb.task import Answer, Compact, CompactDone, Failed, Seal, SealDone, Task
 from pulzar.varidb.volume import Volume
-from pulzar.varidb.writer import Writer
 
 T = TypeVar("T")
 
@@ -47,25 +44,34 @@ _log = logging.getLogger(__name__)
 _decode_answer = msgspec.json.Decoder(Answer).decode
 
 
+Purged: TypeAlias = Callable[[list[tuple[bytes, int]]], None]
+"""Told of the deletes, by key and version, that the log no longer has."""
+
+
 class Maintenance:
-    """The work beside requests of one volume. One event loop."""
+    """The work beside requests of one volume. One event loop.
+
+    `purged` is None where deletes must not be purged: in a cluster, other volumes need them.
+    """
 
     def __init__(
         self,
         volume: Volume,
-        catalog: Catalog,
         committer: Committer,
-        writer: Writer,
         *,
         views: str,
         clock: Clock,
         token: Callable[[int], bytes],
+        take_superseded: Callable[[], int],
+        purged: Purged | None = None,
     ) -> None:
-        """`views` is the directory of the volume's index."""
+        """`views` is the directory of the volume's index; `take_superseded` says how many bytes
+        of it were superseded since the last call."""
         self._volume = volume
-        self._catalog = catalog
         self._committer = committer
-        self._writer = writer
+        self._take_superseded = take_superseded
+        self._superseded_bytes = 0
+        self.purged = purged
         self._views = views
         self._clock = clock
         self._token = token
@@ -97,7 +103,6 @@ class Maintenance:
         self._tasks = [
             asyncio.create_task(self._watch(self._process)),
             asyncio.create_task(self._seal_rolled()),
-            asyncio.create_task(self._expire()),
             asyncio.create_task(self._tidy()),
         ]
 
@@ -131,23 +136,6 @@ class Maintenance:
             except (OSError, PulzarError) as error:
                 _log.warning("sealing failed, it is tried again with the next segment: %s", error)
 
-    async def _expire(self) -> None:
-        """Make the DELETE of what has expired durable, also where nobody reads it."""
-        while True:
-            now_s = self._clock.now_ms() // 1000
-            try:
-                expired = self._catalog.expired(now_s, EXPIRE_KEYS_MAX)
-            except ViewBroken as error:  # whoever reads next makes it anew
-                _log.warning("the expired keys are not known: %s", error)
-                expired = []
-            writes = [self._writer.expire(key, version) for key, version in expired]
-            for result in await asyncio.gather(*writes, return_exceptions=True):
-                if isinstance(result, PulzarError):
-                    _log.warning("an expired key could not be deleted: %s", result)
-                    break
-            if len(expired) < EXPIRE_KEYS_MAX:
-                await asyncio.sleep(1)
-
     async def _tidy(self) -> None:
         """Remove replaced files after their grace; compact when enough is dead.
 
@@ -158,9 +146,10 @@ class Maintenance:
             try:
                 await self._remove_retired()
                 await asyncio.sleep(MAINTENANCE_INTERVAL_S)
-                if not looked or self._writer.superseded_bytes > COMPACT_DEAD_BYTES_MIN:
+                self._superseded_bytes += self._take_superseded()
+                if not looked or self._superseded_bytes > COMPACT_DEAD_BYTES_MIN:
                     looked = True
-                    self._writer.superseded_bytes = 0
+                    self._superseded_bytes = 0
                     await self.compact(live_ratio_max=COMPACT_LIVE_RATIO_MAX)
             except (OSError, PulzarError) as error:
                 _log.warning("tidying up the volume failed: %s", error)
@@ -253,6 +242,7 @@ class Maintenance:
             now_ms=self._clock.now_ms(),
             segment_bytes=volume.options.segment_bytes,
             live_ratio_max=live_ratio_max,
+            purge=self.purged is not None,
         )
 
     async def _take_in(self, rewritten: Rewritten, done: CompactDone) -> None:
@@ -284,7 +274,8 @@ class Maintenance:
             raise Unavailable(f"compaction could not be finished: {error}") from None
         for purged in _slices(done.purged):
             volume.replacements.forget_deletes(purged)
-            self._catalog.drop_deletes([(key, version) for key, version, _ in purged])
+            if self.purged is not None:
+                self.purged([(key, version) for key, version, _ in purged])
             await asyncio.sleep(SWAP_PAUSE_S)
         self.compactions_total += 1
         self.purged_total += len(done.purged)

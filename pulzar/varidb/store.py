@@ -42,14 +42,16 @@ from pulzar.limits import (
     SEGMENT_BYTES,
     SEGMENT_VALUE_BYTES_MAX,
 )
-from pulzar.varidb.catalog import BadRows, Catalog, Change
+from pulzar.varidb.catalog import BadRows, Catalog, Change, Newest
 from pulzar.varidb.catalog_row import change_of
 from pulzar.varidb.commit import Committer
 from pulzar.varidb.disk_room import DiskRoom
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
+from pulzar.varidb.expiry import expire
 from pulzar.varidb.following import FIRST_NOTE_BYTE, UNSURE_KEY, Logged
 from pulzar.varidb.index import Index
 from pulzar.varidb.maintenance import Maintenance
+from pulzar.varidb.position import Cursor
 from pulzar.varidb.reader import Reader
 from pulzar.varidb.record import KEYED, Record, Type, decode_meta, make_version
 from pulzar.varidb.upload import BlobUpload
@@ -198,7 +200,7 @@ class LocalStore:
         self._options = options
         self._views = views
         self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
-        self._committer = Committer(volume, catalog, clock=clock, holder=_HOLDER)
+        self._committer = Committer(volume, clock=clock, follow=self._follow)
         self._reader = Reader(volume, catalog, self._executor)
         self._room = DiskRoom(disk, directory, clock=clock, reserve_bytes=options.reserve_bytes)
         self._closing = False
@@ -208,13 +210,14 @@ class LocalStore:
         )
         self._maintenance = Maintenance(
             volume,
-            catalog,
             self._committer,
-            self._writer,
             views=views,
             clock=clock,
             token=token,
+            take_superseded=self._writer.take_superseded,
+            purged=catalog.drop_deletes,
         )
+        self._expiry: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Promise the epoch, before its first version is used; start the work beside requests."""
@@ -222,6 +225,7 @@ class LocalStore:
         version = make_version(self._epoch, 0)
         await self._committer.write(Record(type=Type.EPOCH, version=version, created_ms=now_ms))
         await self._maintenance.start()
+        self._expiry = asyncio.create_task(expire(self._catalog, self._writer, self._clock))
         for damaged in self._volume.damaged:
             _log.error("damage in the log: %s", damaged)
         for remark in self._volume.remarks:
@@ -407,9 +411,15 @@ class LocalStore:
     async def stop(self) -> None:
         """End what runs beside requests, after the writes under way."""
         self._closing = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+            await asyncio.wait([self._expiry])
         await self._maintenance.close()
         await self._committer.close()
         self._executor.shutdown(wait=True)
+
+    def _follow(self, changes: list[Newest], cursor: Cursor) -> None:
+        self._catalog.append(changes, _HOLDER, cursor)
 
     def _heal(self, error: Exception) -> None:
         """A view is damaged: throw it away and rebuild it from the log, here and now."""

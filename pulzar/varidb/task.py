@@ -31,7 +31,8 @@ class Seal(msgspec.Struct, frozen=True, tag="seal"):
 
 
 class Compact(msgspec.Struct, frozen=True, tag="compact", kw_only=True):
-    """Rewrite the first group of segments that is worth it; none of `skip`."""
+    """Rewrite the first group of segments that is worth it; none of `skip`. `purge`: leave out
+    DELETE records that hide nothing on this volume."""
 
     directory: str
     views: str
@@ -44,6 +45,7 @@ class Compact(msgspec.Struct, frozen=True, tag="compact", kw_only=True):
     now_ms: int
     segment_bytes: int
     live_ratio_max: float
+    purge: bool
 
 
 class SealDone(msgspec.Struct, frozen=True, tag="sealed"):
@@ -102,7 +104,8 @@ def _compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone | Fai
     purged: list[Deleted] = []
     for group in groups:
         inputs = [segment for segment in sealed if segment.id in group.inputs]
-        purged = _purgeable(task, disk, index, inputs) if not waiting else []
+        if task.purge and not waiting:
+            purged = _purgeable(task, disk, index, inputs)
         if purged or len(inputs) > 1 or not _is_all_newest(inputs[0], weights):
             break
     else:

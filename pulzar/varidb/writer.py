@@ -56,7 +56,12 @@ class Writer:
         self.puts_total = 0
         self.deletes_total = 0
         self.expired_total = 0
-        self.superseded_bytes = 0
+        self._superseded_bytes = 0
+
+    def take_superseded(self) -> int:
+        """How many bytes were superseded since the last call."""
+        taken, self._superseded_bytes = self._superseded_bytes, 0
+        return taken
 
     async def put(self, put: Put, blob: Blob | None = None) -> Written:
         """Write a value, or the name of a finished blob. See `Store.put`."""
@@ -89,7 +94,7 @@ class Writer:
             self._turns.give(key)
             raise
         self.expired_total += 1
-        self.superseded_bytes += entry.size
+        self._superseded_bytes += entry.size
         await self._submit(change)
 
     async def many(self, operations: Sequence[Put | Delete]) -> list[Written | PulzarError]:
@@ -196,7 +201,7 @@ class Writer:
             self._turns.give(operation.key)
             raise
         if entry is not None:
-            self.superseded_bytes += entry.size
+            self._superseded_bytes += entry.size
         record = change.record
         return change, Written(record.version, change.size, record.expires_s, 1, 1, version is None)
 

@@ -121,6 +121,7 @@ class Engine:
             now_ms=self.now_ms,
             segment_bytes=segment_bytes or SEGMENT_BYTES * 4,
             live_ratio_max=live_ratio_max,
+            purge=True,
         )
         done = run_compact(task, self.disk, self.index)
         if isinstance(done, Failed) or done.rewritten is None:
