@@ -23,7 +23,8 @@ from pulzar.errors import NotAVolume, OpenError, Unavailable, VolumeReadOnly
 from pulzar.http.app import build_app
 from pulzar.http.server import serve
 from pulzar.varidb.identity import IDENTITY_NAME
-from pulzar.varidb.store import LocalStore, StoreOptions, open_store
+from pulzar.varidb.serving import StoreOptions
+from pulzar.varidb.store import LocalStore, open_store
 
 OUR_NAMES = {"volume", "volume.views", "catalog.views", "lost+found"}
 FAILURE_GRACE_S = 0.5

@@ -43,7 +43,7 @@ LAYERS = """
     varidb.task varidb.volume
     varidb.background varidb.commit varidb.reader
     varidb.maintenance varidb.writer
-    varidb.expiry
+    varidb.expiry varidb.serving
     varidb.store
     cluster.*
     client.*

@@ -7,16 +7,16 @@ file is gone, and the index is asked again.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
+import msgspec
+
 from pulzar.disk import File
-from pulzar.errors import Damage, OutOfSpace, Unavailable
+from pulzar.errors import Damage, Unavailable
 from pulzar.limits import INLINE_BYTES_MAX
 from pulzar.varidb.blob import Blob, check_chunk, chunk_range, decode_blob
-from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.entry import Entry
 from pulzar.varidb.record import Record, Type, decode_meta
 from pulzar.varidb.volume import Volume
@@ -28,9 +28,8 @@ _TRIES = 3
 class Reader:
     """Reads of one local volume. One event loop; `executor` has the threads that wait for disks."""
 
-    def __init__(self, volume: Volume, catalog: Catalog, executor: Executor) -> None:
+    def __init__(self, volume: Volume, executor: Executor) -> None:
         self._volume = volume
-        self._catalog = catalog
         self._executor = executor
         self.damaged_total = 0
 
@@ -62,22 +61,9 @@ class Reader:
         return (await self.record(key, entry.version)).value
 
     async def complete(self, key: bytes, entry: Entry) -> Entry:
-        """The entry with content type and inline value, kept in the catalog from now on."""
+        """The entry with content type and inline value."""
         record = await self.record(key, entry.version)
-        small = record.type == Type.PUT and len(record.value) <= INLINE_BYTES_MAX
-        content_type = decode_meta(record.meta).content_type
-        inline = record.value if small else None
-        with contextlib.suppress(OutOfSpace):  # then the record is read again the next time
-            self._catalog.refill(key, entry.version, content_type, inline)
-        return Entry(
-            version=entry.version,
-            size=entry.size,
-            created_ms=entry.created_ms,
-            expires_s=entry.expires_s,
-            content_type=content_type,
-            holders=entry.holders,
-            inline=inline,
-        )
+        return completed(entry, record.type, record.meta, record.value)
 
     async def chunks(
         self, key: bytes, entry: Entry, *, start: int, end: int
@@ -116,6 +102,17 @@ class Reader:
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, lambda: work(*arguments))
+
+
+def completed(entry: Entry, type_: int, meta: bytes, value: bytes) -> Entry:
+    """An entry with what only its record says."""
+    small = type_ == Type.PUT and len(value) <= INLINE_BYTES_MAX
+    return msgspec.structs.replace(
+        entry,
+        content_type=decode_meta(meta).content_type,
+        inline=value if small else None,
+        complete=True,
+    )
 
 
 def _read_chunk(file: File, blob: Blob, number: int) -> bytes:

@@ -9,10 +9,10 @@ epoch, and starts the committer and the background process. It implements `entry
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -26,6 +26,7 @@ from pulzar.errors import (
     KeyNotFound,
     OpenError,
     OutcomeUnknown,
+    OutOfSpace,
     PulzarError,
     Unavailable,
     ValueTooLarge,
@@ -33,41 +34,25 @@ from pulzar.errors import (
 )
 from pulzar.limits import (
     BATCH_RECORDS_MAX,
-    COMPACT_MANUAL_RATIO_MAX,
-    DISK_RESERVE_BYTES,
-    DISK_THREADS,
     INLINE_BYTES_MAX,
     LOAD_ROWS_MAX,
-    RETIRED_GRACE_S,
-    SEGMENT_BYTES,
     SEGMENT_VALUE_BYTES_MAX,
 )
 from pulzar.varidb.catalog import BadRows, Catalog, Change, Newest
 from pulzar.varidb.catalog_row import change_of
-from pulzar.varidb.commit import Committer
-from pulzar.varidb.disk_room import DiskRoom
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
 from pulzar.varidb.expiry import expire
 from pulzar.varidb.following import FIRST_NOTE_BYTE, UNSURE_KEY, Logged
 from pulzar.varidb.index import Index
-from pulzar.varidb.maintenance import Maintenance
 from pulzar.varidb.position import Cursor
-from pulzar.varidb.reader import Reader
 from pulzar.varidb.record import KEYED, Record, Type, decode_meta, make_version
+from pulzar.varidb.serving import ServingVolume, StoreOptions, open_volume, views_of
 from pulzar.varidb.upload import BlobUpload
-from pulzar.varidb.volume import Options, Volume, cannot_open
+from pulzar.varidb.volume import Volume, cannot_open
 from pulzar.varidb.writer import Writer, is_expired
 
 _log = logging.getLogger(__name__)
 _HOLDER = 1
-
-
-class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be set of a store."""
-
-    reserve_bytes: int = DISK_RESERVE_BYTES
-    segment_bytes: int = SEGMENT_BYTES
-    grace_s: int = RETIRED_GRACE_S
 
 
 async def open_store(
@@ -80,16 +65,8 @@ async def open_store(
 ) -> "LocalStore":
     """Open the store in `directory`, or begin one there. Raises OpenError."""
     options = options or StoreOptions()
-    views = f"{directory}/volume.views"
     async with AsyncExitStack() as undo:  # where it fails, nothing may stay open or locked
-        volume = Volume.open(
-            f"{directory}/volume",
-            disk=disk,
-            open_index=lambda volume_id: Index.open(views, identity=volume_id),
-            token=token,
-            now_ms=clock.now_ms(),
-            options=Options(segment_bytes=options.segment_bytes, grace_s=options.grace_s),
-        )
+        volume = open_volume(directory, disk=disk, clock=clock, options=options, token=token)
         undo.callback(volume.abandon)
         try:
             catalog = Catalog.open(f"{directory}/catalog.views", identity=volume.id)
@@ -104,7 +81,6 @@ async def open_store(
                 disk=disk,
                 clock=clock,
                 options=options,
-                views=views,
                 token=token,
             )
             undo.push_async_callback(store.stop)
@@ -189,33 +165,28 @@ class LocalStore:
         disk: Disk,
         clock: Clock,
         options: StoreOptions,
-        views: str,
         token: Callable[[int], bytes],
     ) -> None:
-        self._directory = directory
         self._volume = volume
         self._catalog = catalog
-        self._disk = disk
         self._clock = clock
-        self._options = options
-        self._views = views
-        self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
-        self._committer = Committer(volume, clock=clock, follow=self._follow)
-        self._reader = Reader(volume, catalog, self._executor)
-        self._room = DiskRoom(disk, directory, clock=clock, reserve_bytes=options.reserve_bytes)
+        self._serving = ServingVolume(
+            directory,
+            volume,
+            disk=disk,
+            clock=clock,
+            options=options,
+            token=token,
+            take_superseded=self._take_superseded,
+            follow=self._follow,
+            purged=catalog.drop_deletes,
+        )
+        self._committer = self._serving.committer
+        self._reader = self._serving.reader
         self._closing = False
         self._epoch = volume.promised_epoch() + 1
         self._writer = Writer(
-            catalog, self._committer, clock=clock, epoch=self._epoch, room=self._room
-        )
-        self._maintenance = Maintenance(
-            volume,
-            self._committer,
-            views=views,
-            clock=clock,
-            token=token,
-            take_superseded=self._writer.take_superseded,
-            purged=catalog.drop_deletes,
+            catalog, self._committer, clock=clock, epoch=self._epoch, room=self._serving.room
         )
         self._expiry: asyncio.Task[None] | None = None
 
@@ -224,16 +195,12 @@ class LocalStore:
         now_ms = self._clock.now_ms()
         version = make_version(self._epoch, 0)
         await self._committer.write(Record(type=Type.EPOCH, version=version, created_ms=now_ms))
-        await self._maintenance.start()
+        await self._serving.start()
         self._expiry = asyncio.create_task(expire(self._catalog, self._writer, self._clock))
-        for damaged in self._volume.damaged:
-            _log.error("damage in the log: %s", damaged)
-        for remark in self._volume.remarks:
-            _log.warning("opening the volume: %s; `pulzar check` tells more", remark)
 
     async def failure(self) -> str:
         """Waits until the store cannot go on, and says why: then the process must end."""
-        return await asyncio.shield(self._maintenance.failed)
+        return await self._serving.failure()
 
     # Reading.
 
@@ -254,7 +221,12 @@ class LocalStore:
 
     async def complete(self, key: bytes, entry: Entry) -> Entry:
         """See `entry.Store`."""
-        return entry if entry.complete else await self._reader.complete(key, entry)
+        if entry.complete:
+            return entry
+        whole = await self._reader.complete(key, entry)
+        with contextlib.suppress(OutOfSpace):  # then the record is read again the next time
+            self._catalog.refill(key, whole.version, whole.content_type, whole.inline)
+        return whole
 
     async def read(self, key: bytes, entry: Entry) -> bytes:
         """See `entry.Store`."""
@@ -303,14 +275,7 @@ class LocalStore:
 
     async def upload(self, *, size: int = 0) -> Upload:
         """See `entry.Store`."""
-        self._committer.require_writable()
-        self._room.require(size)
-        loop = asyncio.get_running_loop()
-        try:
-            writer = await loop.run_in_executor(self._executor, self._volume.blob_writer)
-        except OSError as error:
-            raise Unavailable(f"a file for the value could not be made: {error}") from None
-        return BlobUpload(writer, self._executor, room=self._room)
+        return await self._serving.upload(size=size)
 
     async def put_upload(self, put: Put, upload: Upload) -> Written:
         """See `entry.Store`."""
@@ -374,38 +339,29 @@ class LocalStore:
 
     def statistics(self) -> dict[str, float]:
         """See `entry.Store`."""
-        volume, writer = self._volume, self._writer
+        writer = self._writer
         return {
             "keys": self._catalog.status().entries,
             "puts_total": writer.puts_total,
             "deletes_total": writer.deletes_total,
             "expired_total": writer.expired_total,
-            "commit_batches_total": self._committer.batches_total,
-            "compactions_total": self._maintenance.compactions_total,
-            "purged_deletes_total": self._maintenance.purged_total,
-            "damaged_reads_total": self._reader.damaged_total,
-            "damaged_places": len(volume.damaged),
-            "log_seq": volume.log.durable_seq,
-            "segments": len(volume.segments) + 1,
-            "disk_free_bytes": self._disk.free_bytes(self._directory),
-            "writable": 0.0 if volume.log.failed else 1.0,
+            **self._serving.statistics(),
         }
 
     async def compact(self) -> dict[str, int]:
         """See `entry.Store`."""
-        self._committer.require_writable()
-        return await self._maintenance.compact(live_ratio_max=COMPACT_MANUAL_RATIO_MAX)
+        return await self._serving.compact()
 
     async def close(self) -> None:
         """See `entry.Store`."""
         await self.stop()
         try:
-            self._volume.close(now_ms=self._clock.now_ms())
+            self._serving.close()
             if self._volume.log.failed is None:  # else the catalog may lack what the log has
                 self._catalog.apply([], _HOLDER, self._volume.log.cursor())
-        except (OSError, PulzarError) as error:
+        except PulzarError:
             self._catalog.close(clean=False)
-            raise Unavailable(f"the volume could not be closed cleanly: {error}") from None
+            raise
         self._catalog.close(clean=self._volume.log.failed is None)
 
     async def stop(self) -> None:
@@ -414,12 +370,13 @@ class LocalStore:
         if self._expiry is not None:
             self._expiry.cancel()
             await asyncio.wait([self._expiry])
-        await self._maintenance.close()
-        await self._committer.close()
-        self._executor.shutdown(wait=True)
+        await self._serving.stop()
 
     def _follow(self, changes: list[Newest], cursor: Cursor) -> None:
         self._catalog.append(changes, _HOLDER, cursor)
+
+    def _take_superseded(self) -> int:
+        return self._writer.take_superseded()
 
     def _heal(self, error: Exception) -> None:
         """A view is damaged: throw it away and rebuild it from the log, here and now."""
@@ -441,7 +398,7 @@ def rebuild(directory: str, *, disk: Disk, clock: Clock) -> Rebuilt:
 
     Raises OpenError.
     """
-    views = f"{directory}/volume.views"
+    views = views_of(directory)
     volume = Volume.open(
         f"{directory}/volume",
         disk=disk,

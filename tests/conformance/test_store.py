@@ -18,7 +18,8 @@ from pulzar.testing import ManualClock
 from pulzar.testing.memory_store import MemoryStore
 from pulzar.varidb.condition import Condition
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Put, Store, Written
-from pulzar.varidb.store import StoreOptions, open_store
+from pulzar.varidb.serving import StoreOptions
+from pulzar.varidb.store import open_store
 
 Factory = Callable[[str, ManualClock], Awaitable[Store]]
 

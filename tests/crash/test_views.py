@@ -27,7 +27,8 @@ from pulzar.disk import SystemDisk
 from pulzar.errors import Damage
 from pulzar.limits import MIB
 from pulzar.varidb.entry import Entry
-from pulzar.varidb.store import LocalStore, StoreOptions, open_store
+from pulzar.varidb.serving import StoreOptions
+from pulzar.varidb.store import LocalStore, open_store
 from tests.crash.conftest import MakeServer
 from tests.crash.wire import Wire, exchange, put, request, wait_until
 

@@ -19,7 +19,8 @@ from pulzar.errors import Damage, OutcomeUnknown, PulzarError, Unavailable
 from pulzar.limits import MIB
 from pulzar.testing import Fault, FaultPlan, ManualClock, SimulatedDisk
 from pulzar.varidb.entry import Delete, Put
-from pulzar.varidb.store import LocalStore, StoreOptions, open_store
+from pulzar.varidb.serving import StoreOptions
+from pulzar.varidb.store import LocalStore, open_store
 
 SEED = 22
 OPTIONS = StoreOptions(reserve_bytes=0, segment_bytes=MIB)

@@ -15,7 +15,8 @@ from pulzar.clock import SystemClock
 from pulzar.disk import SystemDisk
 from pulzar.limits import KIB
 from pulzar.varidb.entry import Delete, Put
-from pulzar.varidb.store import StoreOptions, open_store
+from pulzar.varidb.serving import StoreOptions
+from pulzar.varidb.store import open_store
 
 VALUE = b"a value that is easily found " * 4
 

@@ -10,7 +10,8 @@ from pulzar.limits import MIB
 from pulzar.testing import ManualClock
 from pulzar.varidb.entry import Delete, Put
 from pulzar.varidb.following import blob_key
-from pulzar.varidb.store import LocalStore, StoreOptions, open_store, rebuild
+from pulzar.varidb.serving import StoreOptions
+from pulzar.varidb.store import LocalStore, open_store, rebuild
 
 OPTIONS = StoreOptions(segment_bytes=4 * MIB, reserve_bytes=0, grace_s=1)
 
