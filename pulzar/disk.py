@@ -93,6 +93,9 @@ class Disk(Protocol):
     def free_bytes(self, path: str) -> int:
         """Bytes that a non-root user can still allocate on the file system of `path`."""
 
+    def used_bytes(self, path: str) -> int:
+        """Bytes that are allocated on the file system of `path`, by whomever."""
+
     def file_id(self, path: str) -> str:
         """What tells this file from a copy of it, as long as nothing replaces it."""
 
@@ -268,6 +271,10 @@ class SystemDisk:
     def free_bytes(self, path: str) -> int:
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize
+
+    def used_bytes(self, path: str) -> int:
+        stat = os.statvfs(path)
+        return (stat.f_blocks - stat.f_bfree) * stat.f_frsize
 
     def file_id(self, path: str) -> str:
         stat = os.stat(path)

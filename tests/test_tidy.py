@@ -30,8 +30,8 @@ LAYERS = """
     varidb.crash_point varidb.record varidb.condition varidb.turns varidb.view_trust
     varidb.disk_room varidb.read_me varidb.standalone_reader
     varidb.entry varidb.position varidb.segment varidb.manifest varidb.view_probe varidb.view_files
-    varidb.footer varidb.blob varidb.view varidb.catalog_row
-    varidb.log varidb.upload
+    varidb.footer varidb.blob varidb.view varidb.catalog_row varidb.copies
+    varidb.log varidb.upload varidb.catalog_page
     varidb.survey varidb.identity
     varidb.recovery
     varidb.following

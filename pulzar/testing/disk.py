@@ -257,7 +257,7 @@ class SimulatedDisk:
                 return
             yield step
 
-    def used_bytes(self) -> int:
+    def used_bytes(self, _path: str = "") -> int:
         """The sizes of all files together."""
         return sum(len(content.shown) for content in self._names.contents())
 

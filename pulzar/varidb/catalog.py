@@ -9,6 +9,7 @@ little-endian but for those of the orders, which are big-endian so that they sor
       deletes   key -> row of a deleted key       orders records that come late; see purge
       created   created ms u64 | key -> nothing   users' live keys by creation
       expiry    expires s u64 | key -> nothing    live keys that expire, reserved ones too
+      copies    set of volumes -> keys, bytes     copies.py; of keys and reserved together
       cursors   volume number -> cursor           view.py
 
 A key is in one of keys, reserved, deletes at most. What a record does to it is decided in
@@ -16,9 +17,10 @@ catalog_row.py. Everything that one batch of records changes, cursor included, i
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import TypeAlias
 
 import lmdb
 
@@ -27,10 +29,10 @@ from pulzar.limits import (
     CONTENT_TYPE_BYTES_MAX,
     INLINE_BYTES_MAX,
     KEY_BYTES_MAX,
-    LIST_SCAN_MAX,
     LOAD_ORDER_ROWS,
     VIEW_MAP_BYTES,
 )
+from pulzar.varidb.catalog_page import page
 from pulzar.varidb.catalog_row import (
     COMPLETE,
     ORDER,
@@ -48,6 +50,7 @@ from pulzar.varidb.catalog_row import (
     unpack_entry,
     unpack_row,
 )
+from pulzar.varidb.copies import Copies, Tally, read_copies
 from pulzar.varidb.entry import Entry, Listing, Status
 from pulzar.varidb.index import put_newest, put_sorted
 from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
@@ -56,11 +59,15 @@ from pulzar.varidb.view import View
 
 __all__ = ["BadRows", "Catalog", "Change", "Newest"]
 
-_TABLES = ("keys", "reserved", "deletes", "created", "expiry")
+_TABLES = ("keys", "reserved", "deletes", "created", "expiry", "copies")
 _FIRST_USER_KEY = b"\x01"
 _ROW_BYTES = 3 * KEY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + INLINE_BYTES_MAX
 _LOADED_ROW_BYTES = 80  # without its key
 _LOADING = b"loading"  # a cursor's name, while the catalog is being filled from footers
+
+
+Holders: TypeAlias = tuple[tuple[int, int], ...]
+"""The volumes that have a key, as (number, stamp); see catalog_row.py."""
 
 
 class BadRows(Exception):
@@ -86,6 +93,8 @@ class Catalog:
         self._keys, self._reserved = tables["keys"], tables["reserved"]
         self._deletes = tables["deletes"]
         self._created, self._expiry = tables["created"], tables["expiry"]
+        self._copies = tables["copies"]
+        self._tally = Tally()
         self._unsorted.clear()
         self._loading = False
         self._may_be_deleted = bool(self.view.stat("deletes")["entries"])  # some key or other
@@ -145,6 +154,14 @@ class Catalog:
         """The stat of the users' keys. Raises ViewBroken."""
         return Status(**self.view.stat("keys"))
 
+    def copies(self) -> list[Copies]:
+        """How many keys each set of volumes holds. Raises ViewBroken."""
+        try:
+            with self._begin() as transaction:
+                return list(read_copies(transaction, self._copies))
+        except (lmdb.Error, Damage) as error:
+            raise self.view.failure(error) from error
+
     def list_keys(
         self,
         prefix: bytes,
@@ -164,7 +181,7 @@ class Catalog:
         try:
             with self._begin(self._table(prefix or _FIRST_USER_KEY)) as transaction:
                 table = transaction.cursor()
-                return _page(table, prefix, after or b"", limit, delimiter or b"", now_s)
+                return page(table, prefix, after or b"", limit, delimiter or b"", now_s)
         except (lmdb.Error, Damage) as error:
             raise self.view.failure(error) from error
 
@@ -217,31 +234,41 @@ class Catalog:
 
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
-        with self._following(len(changes), holder, cursor) as transaction:
+        with self._following(len(changes), ((holder, cursor),)) as transaction:
             for change in changes:
                 self._apply(transaction, change, holder, change.seq or cursor.seq)
 
-    def append(self, changes: Sequence[Newest], holder: int, cursor: Cursor) -> None:
-        """As `apply`, without a look, for records of different keys.
+    def append(
+        self,
+        changes: Sequence[Newest],
+        places: Iterable[Holders],
+        cursors: Sequence[tuple[int, Cursor]],
+    ) -> None:
+        """As `apply`, without a look, for records of different keys, and of several volumes.
 
-        Raises OutOfSpace (nothing is applied), ViewBroken.
+        `places` are the holders of each change, as (number, stamp), sorted; `cursors` are those of
+        the volumes of which everything before is in the catalog. Raises OutOfSpace (nothing is
+        applied), ViewBroken.
         """
         if self.filling:
             raise ViewBroken("the catalog is not whole")
         keys: list[tuple[bytes, bytes]] = []
         created: list[tuple[bytes, bytes]] = []
-        seq = cursor.seq
-        with self._following(len(changes), holder, cursor) as transaction:
-            for change in changes:
+        tally = self._tally
+        with self._following(len(changes), cursors) as transaction:
+            for change, holders in zip(changes, places, strict=False):
                 record, old = change.record, change.replaces
                 key = record.key
+                if old is not None:
+                    tally.add(old.replicas, old.holders, -1, -old.size)
                 if record.type == Type.DELETE:
                     self._may_be_deleted = True
                     transaction.put(key, pack_deleted(key, record.version), db=self._deletes)
                     transaction.delete(key, db=self._table(key))
                     self._order(transaction, key, _times(old), (None, 0))
                     continue
-                row = pack_newest(change, holder=holder, seq=seq)
+                row = pack_newest(change, holders)
+                tally.add(change.replicas, tuple(number for number, _ in holders), 1, change.size)
                 if old is None and self._may_be_deleted:
                     transaction.delete(key, db=self._deletes)
                 if old is None and not record.expires_s and key >= _FIRST_USER_KEY:
@@ -256,17 +283,28 @@ class Catalog:
 
     @contextmanager
     def _following(
-        self, count: int, holder: int, cursor: Cursor
+        self, count: int, cursors: Sequence[tuple[int, Cursor]]
     ) -> Iterator["lmdb.Transaction[bytes]"]:
-        """A transaction for `count` changes, which ends a load and takes in the cursor."""
+        """A transaction for `count` changes, which ends a load and takes in the cursors."""
         rows = count + len(self._unsorted)
         with self.view.write(rows=rows, size=rows * _ROW_BYTES) as transaction:
             if self._loading:
                 self._write_unsorted(transaction)
                 transaction.delete(_LOADING, db=self.view.tables["cursors"])
-            yield transaction
-            self.view.put_cursor(transaction, b"%d" % holder, cursor)
+            with self._counting(transaction):
+                yield transaction
+            for holder, cursor in cursors:
+                self.view.put_cursor(transaction, b"%d" % holder, cursor)
         self._loading = False
+
+    @contextmanager
+    def _counting(self, transaction: "lmdb.Transaction[bytes]") -> Iterator[None]:
+        """Write what was tallied, or forget it where the transaction fails."""
+        try:
+            yield
+            self._tally.write(transaction, self._copies)
+        finally:
+            self._tally = Tally()
 
     def load(self, keys: Sequence[bytes], entries: Sequence[bytes], holder: int) -> None:
         """Take in the columns of a footer or of an index: by key, packed positions.
@@ -281,24 +319,28 @@ class Catalog:
         with self.view.write(rows=rows, size=size) as transaction:
             if not self._loading:
                 self.view.put_cursor(transaction, _LOADING, Cursor(b"", 1))
-            self._load(transaction, keys[split:], entries[split:], holder)
-            for key, entry in zip(keys[:split], entries[:split], strict=True):
-                self._load_one(transaction, key, entry, holder)
+            with self._counting(transaction):
+                self._load(transaction, keys[split:], entries[split:], holder)
+                for key, entry in zip(keys[:split], entries[:split], strict=True):
+                    self._load_one(transaction, key, entry, holder)
             if len(self._unsorted) >= LOAD_ORDER_ROWS:
                 self._write_unsorted(transaction)
         self._loading = True
 
-    def refill(self, key: bytes, version: int, content_type: str, inline: bytes | None) -> None:
-        """Complete an entry, if it is still that version. Raises OutOfSpace, ViewBroken."""
+    def refill(self, key: bytes, entry: Entry) -> None:
+        """Complete a row with what `entry` has, if it is still that version. Raises OutOfSpace,
+        ViewBroken."""
         with self.view.write() as transaction:
             table = self._table(key)
             packed = transaction.get(key, None, table)
             if packed is None:
                 return
             row = unpack_row(key, packed)
-            if row.version == version and not row.flags & COMPLETE:
-                new = pack_row(key, refilled(row, content_type, inline))
-                transaction.put(key, new, db=table)
+            if row.version == entry.version and not row.flags & COMPLETE:
+                new = refilled(row, entry.content_type, entry.inline, entry.replicas)
+                transaction.put(key, pack_row(key, new), db=table)
+                with self._counting(transaction):
+                    self._count(row, new)
 
     def drop_deletes(self, purged: Sequence[tuple[bytes, int]]) -> None:
         """Forget deletes that are purged from the logs. Raises OutOfSpace, ViewBroken."""
@@ -335,6 +377,7 @@ class Catalog:
         new = decide(known, change, holder=holder, seq=seq)
         if new is known or new is None:
             return
+        self._count(known, new)
         if isinstance(new, Row):
             transaction.put(key, pack_row(key, new), db=table)
             if known is not None and not isinstance(known, Row):
@@ -345,6 +388,12 @@ class Catalog:
             if isinstance(known, Row):
                 transaction.delete(key, db=table)
         self._order(transaction, key, _times(known), _times(new))
+
+    def _count(self, known: Row | int | None, new: Row | int | None) -> None:
+        if isinstance(known, Row):
+            self._tally.add(known.replicas, known.copies, -1, -known.size)
+        if isinstance(new, Row):
+            self._tally.add(new.replicas, new.copies, 1, new.size)
 
     def _order(
         self,
@@ -384,6 +433,7 @@ class Catalog:
         except Damage as error:
             raise BadRows(str(error)) from None
         put_sorted(transaction.cursor(self._keys), loaded.rows)
+        self._tally.add(0, (holder,), len(loaded.rows), loaded.size)
         put_sorted(transaction.cursor(self._expiry), [(row, b"") for row in sorted(loaded.expiry)])
         self._unsorted.update(dict.fromkeys(loaded.created))
         for key, entry in loaded.rest:
@@ -418,62 +468,3 @@ def _times(known: Row | Entry | int | None) -> tuple[int | None, int]:
     if known is None or isinstance(known, int):
         return None, 0
     return known.created_ms, known.expires_s
-
-
-def _page(
-    table: "lmdb.Cursor[bytes]",
-    prefix: bytes,
-    after: bytes,
-    limit: int,
-    delimiter: bytes,
-    now_s: int,
-) -> Listing:
-    """One page of a key table. Groups are jumped over, not walked through."""
-    entries: list[tuple[bytes, Entry]] = []
-    groups: list[bytes] = []
-    scanned = 0
-    last = b""
-    start = _start(prefix, after, delimiter)
-    found = start is not None and table.set_range(start)
-    while found:
-        key, packed = table.item()
-        if not key.startswith(prefix):
-            break
-        if len(entries) + len(groups) >= limit or scanned == LIST_SCAN_MAX:
-            return Listing(entries, groups, last)
-        scanned += 1
-        last = key
-        entry = unpack_entry(key, packed)
-        group = _group(key, prefix, delimiter)
-        if entry.expires_s and entry.expires_s <= now_s:
-            found = table.next()
-        elif group:
-            groups.append(group)
-            last = group
-            behind = _behind(group)
-            found = behind is not None and table.set_range(behind)
-        else:
-            entries.append((key, entry))
-            found = table.next()
-    return Listing(entries, groups, None)
-
-
-def _start(prefix: bytes, after: bytes, delimiter: bytes) -> bytes | None:
-    """Where a page begins; None: behind every key."""
-    if after and _group(after, prefix, delimiter) == after:
-        return _behind(after)
-    return max(prefix, after + b"\0") if after else prefix or b"\0"
-
-
-def _group(key: bytes, prefix: bytes, delimiter: bytes) -> bytes:
-    """The group that stands for a key, up to the first delimiter behind the prefix; or empty."""
-    if not delimiter or not key.startswith(prefix):
-        return b""
-    at = key.find(delimiter, len(prefix))
-    return b"" if at < 0 else key[: at + len(delimiter)]
-
-
-def _behind(group: bytes) -> bytes | None:
-    """The first possible key behind every key that begins with `group`."""
-    stem = group.rstrip(b"\xff")
-    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else None

@@ -15,7 +15,8 @@ A live key's row, all little-endian:
 
 checksum  CRC32C of the key, then everything behind the checksum.
 flags     1 complete: content type and inline value are known; 2 there is an inline value;
-          4 a PUT or BLOB was seen (else only a MOVED: the version is known, its size is not).
+          4 a PUT or BLOB was seen (else only a MOVED: the version is known, its size is not);
+          from 8 on how many volumes are to hold it, 0 to 31, 0 for as many as the site says.
 stamp     seq << 1 | moved: the newest record of this version in that volume, and whether it says
           that the volume no longer has it. Such a row is not a holder, but is remembered.
 
@@ -44,6 +45,8 @@ from pulzar.varidb.record import Record, Type
 COMPLETE = 1
 INLINE = 2
 SEEN = 4
+REPLICAS_SHIFT = 3
+_TELLING = COMPLETE | SEEN
 
 _HEAD = struct.Struct("<QQQQBBH")  # behind the checksum
 _ONE_HOLDER = struct.Struct("<QQQQBBHHQ")  # nearly every row
@@ -84,6 +87,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     inline: bytes | None = None
     seq: int = 0
     complete: bool = True
+    replicas: int = 0
 
 
 class Newest(msgspec.Struct, frozen=True, gc=False):
@@ -96,6 +100,7 @@ class Newest(msgspec.Struct, frozen=True, gc=False):
     size: int
     content_type: str
     replaces: Entry | None
+    replicas: int = 0
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -109,6 +114,16 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     holders: tuple[tuple[int, int], ...]
     content_type: bytes
     inline: bytes
+
+    @property
+    def replicas(self) -> int:
+        """How many volumes are to hold it; 0: as many as the site says, or not known."""
+        return self.flags >> REPLICAS_SHIFT
+
+    @property
+    def copies(self) -> tuple[int, ...]:
+        """The numbers of the volumes that have it."""
+        return tuple(number for number, stamp in self.holders if not stamp & 1)
 
 
 def decide(known: Row | int | None, change: Change, *, holder: int, seq: int) -> Row | int | None:
@@ -137,7 +152,10 @@ def _row(change: Change, holders: tuple[tuple[int, int], ...]) -> Row:
         change.size,
         change.created_ms,
         change.expires_s,
-        seen * SEEN | complete * COMPLETE | (inline is not None) * INLINE,
+        seen * SEEN
+        | complete * COMPLETE
+        | (inline is not None) * INLINE
+        | (change.replicas if complete else 0) << REPLICAS_SHIFT,
         holders,
         change.content_type.encode() if complete else b"",
         inline or b"",
@@ -150,16 +168,16 @@ def _joined(known: Row, change: Change, holder: int, stamp: int) -> Row:
     holders = known.holders
     if stamp >> 1 >= old.get(holder, 0) >> 1:
         holders = tuple(sorted({**old, holder: stamp}.items()))
-    if _row(change, ()).flags & ~known.flags:
+    if _row(change, ()).flags & ~known.flags & _TELLING:
         return _row(change, holders)  # it tells more
     return known if holders == known.holders else msgspec.structs.replace(known, holders=holders)
 
 
-def refilled(row: Row, content_type: str, inline: bytes | None) -> Row:
+def refilled(row: Row, content_type: str, inline: bytes | None, replicas: int = 0) -> Row:
     """The row with what only the record itself says."""
     return msgspec.structs.replace(
         row,
-        flags=row.flags | COMPLETE | (inline is not None) * INLINE,
+        flags=row.flags | COMPLETE | (inline is not None) * INLINE | replicas << REPLICAS_SHIFT,
         content_type=content_type.encode(),
         inline=inline or b"",
     )
@@ -214,21 +232,39 @@ def pack_row(key: bytes, row: Row) -> bytes:
     return int(_crc32c(_crc32c(0, key), rest)).to_bytes(4, "little") + rest
 
 
-def pack_newest(change: Newest, *, holder: int, seq: int) -> bytes:
-    """What `decide` and `pack_row` make of a PUT or BLOB of a new version, only faster."""
+def pack_newest(change: Newest, holders: tuple[tuple[int, int], ...]) -> bytes:
+    """What `decide` and `pack_row` make of a PUT or BLOB of a new version, only faster.
+
+    `holders` are (number, stamp), sorted.
+    """
     record, content_type = change.record, change.content_type.encode()
     inline = record.type == _PUT and change.size <= INLINE_BYTES_MAX
-    rest = _ONE_HOLDER.pack(
-        record.version,
-        change.size,
-        record.created_ms,
-        record.expires_s,
-        SEEN | COMPLETE | INLINE if inline else SEEN | COMPLETE,
-        1,
-        len(content_type),
-        holder,
-        seq << 1,
-    )
+    flags = SEEN | COMPLETE | INLINE if inline else SEEN | COMPLETE
+    if change.replicas:
+        flags |= change.replicas << REPLICAS_SHIFT
+    if len(holders) == 1:
+        ((number, stamp),) = holders
+        rest = _ONE_HOLDER.pack(
+            record.version,
+            change.size,
+            record.created_ms,
+            record.expires_s,
+            flags,
+            1,
+            len(content_type),
+            number,
+            stamp,
+        )
+    else:
+        rest = _HEAD.pack(
+            record.version,
+            change.size,
+            record.created_ms,
+            record.expires_s,
+            flags,
+            len(holders),
+            len(content_type),
+        ) + _holders(len(holders)).pack(*chain.from_iterable(holders))
     rest = b"".join((rest, content_type, record.value)) if inline else rest + content_type
     return int(_crc32c(_crc32c(0, record.key), rest)).to_bytes(4, "little") + rest
 
@@ -237,6 +273,7 @@ class Loaded(NamedTuple):
     """Rows made of packed positions. `rest` are the ones that need a look at what is there."""
 
     rows: list[tuple[bytes, bytes]]
+    size: int  # of all their values
     created: list[bytes]
     expiry: list[bytes]
     rest: list[tuple[bytes, bytes]]
@@ -253,6 +290,7 @@ def pack_loaded(
     rest: list[tuple[bytes, bytes]] = []
     unpack, pack, order, crc32c = _ENTRY.unpack, _ONE_HOLDER.pack, ORDER.pack, _crc32c
     special = {*known, *_repeated(keys)}
+    sizes = 0
     for key, entry in zip(keys, entries, strict=True):
         try:
             type_, meta_length, checksum, seq, version, size, created_ms, expires_s = unpack(entry)
@@ -273,9 +311,10 @@ def pack_loaded(
         row = pack(version, size, created_ms, expires_s, flags, 1, 0, holder, seq << 1)
         rows.append((key, crc32c(key_crc, row).to_bytes(4, "little") + row))
         created.append(order(created_ms) + key)
+        sizes += size
         if expires_s:
             expiry.append(order(expires_s) + key)
-    return Loaded(rows, created, expiry, rest)
+    return Loaded(rows, sizes, created, expiry, rest)
 
 
 def _repeated(keys: Sequence[bytes]) -> set[bytes]:
@@ -327,6 +366,7 @@ def unpack_entry(key: bytes, packed: bytes) -> Entry:
         holders,
         packed[at + length :] if flags & INLINE else None,
         flags & COMPLETE == COMPLETE,
+        flags >> REPLICAS_SHIFT,
     )
 
 

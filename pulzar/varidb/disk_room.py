@@ -18,7 +18,7 @@ class DiskRoom:
         self._disk = disk
         self._directory = directory
         self._clock = clock
-        self._reserve_bytes = reserve_bytes
+        self.reserve_bytes = reserve_bytes
         self._looked_s = -ROOM_CHECK_S
         self._left = 0
 
@@ -32,7 +32,7 @@ class DiskRoom:
             except OSError as error:
                 raise Unavailable(f"the disk does not say how much is free: {error}") from None
             self._looked_s = now_s
-            self._left = free - self._reserve_bytes
+            self._left = free - self.reserve_bytes
         if self._left < size:
             raise OutOfSpace("the disk is full up to its reserve: delete something, or add room")
 

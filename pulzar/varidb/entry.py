@@ -15,6 +15,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     `content_type` "" for the default. `holders` are the numbers of the volumes that have it.
     `inline` is the value itself where the catalog has it, else None. `complete` is False in a
     rebuilt catalog until the record was read once: content type and inline value are then unknown.
+    `replicas` is how many volumes are to hold it, 0 for as many as the site says.
     """
 
     version: int
@@ -25,6 +26,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     holders: tuple[int, ...]
     inline: bytes | None
     complete: bool = True
+    replicas: int = 0
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
@@ -46,6 +48,7 @@ class Put(msgspec.Struct, frozen=True, gc=False):
     content_type: str = ""
     expires_s: int = 0
     condition: Condition | None = None
+    replicas: int = 0
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):

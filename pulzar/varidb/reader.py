@@ -107,11 +107,13 @@ class Reader:
 def completed(entry: Entry, type_: int, meta: bytes, value: bytes) -> Entry:
     """An entry with what only its record says."""
     small = type_ == Type.PUT and len(value) <= INLINE_BYTES_MAX
+    said = decode_meta(meta)
     return msgspec.structs.replace(
         entry,
-        content_type=decode_meta(meta).content_type,
+        content_type=said.content_type,
         inline=value if small else None,
         complete=True,
+        replicas=said.replicas,
     )
 
 

@@ -197,11 +197,11 @@ def decode(buffer: bytes, at: int, *, offset: int, seed: int) -> Record | None:
     return decode_body(header, buffer[start : start + header.meta_length + header.value_length])
 
 
-def encode_meta(content_type: str) -> bytes:
-    """The meta of a value; empty for the default content type."""
-    if not content_type:
+def encode_meta(content_type: str, replicas: int = 0) -> bytes:
+    """The meta of a value; empty where it says nothing."""
+    if not content_type and not replicas:
         return b""
-    return msgspec.json.encode(Meta(content_type=content_type))
+    return msgspec.json.encode(Meta(content_type=content_type, replicas=replicas))
 
 
 def decode_meta(meta: bytes) -> Meta:

@@ -15,6 +15,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import repeat
 
 import msgspec
 
@@ -141,6 +142,7 @@ def _change(logged: Logged) -> Change:
     if record is None:
         return change_of(logged.key, position)
     small = record.type == Type.PUT and len(record.value) <= INLINE_BYTES_MAX
+    said = decode_meta(record.meta)
     return Change(
         key=record.key,
         type=record.type,
@@ -148,8 +150,9 @@ def _change(logged: Logged) -> Change:
         size=position.size,
         created_ms=record.created_ms,
         expires_s=record.expires_s,
-        content_type=decode_meta(record.meta).content_type,
+        content_type=said.content_type,
         inline=record.value if small else None,
+        replicas=said.replicas,
     )
 
 
@@ -225,7 +228,7 @@ class LocalStore:
             return entry
         whole = await self._reader.complete(key, entry)
         with contextlib.suppress(OutOfSpace):  # then the record is read again the next time
-            self._catalog.refill(key, whole.version, whole.content_type, whole.inline)
+            self._catalog.refill(key, whole)
         return whole
 
     async def read(self, key: bytes, entry: Entry) -> bytes:
@@ -373,7 +376,8 @@ class LocalStore:
         await self._serving.stop()
 
     def _follow(self, changes: list[Newest], cursor: Cursor) -> None:
-        self._catalog.append(changes, _HOLDER, cursor)
+        places = repeat(((_HOLDER, cursor.seq << 1),))
+        self._catalog.append(changes, places, ((_HOLDER, cursor),))
 
     def _take_superseded(self) -> int:
         return self._writer.take_superseded()

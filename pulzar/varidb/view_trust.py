@@ -5,7 +5,7 @@ All of it is JSON. A view of another FORMAT is deleted and rebuilt, never conver
 
 import msgspec
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Here(msgspec.Struct, frozen=True):

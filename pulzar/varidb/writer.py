@@ -216,12 +216,12 @@ class Writer:
             type=type_,
             key=put.key,
             value=value,
-            meta=encode_meta(put.content_type) if put.content_type else b"",
+            meta=encode_meta(put.content_type, put.replicas),
             version=self._next_version(),
             created_ms=now_ms,
             expires_s=put.expires_s,
         )
-        return Newest(record, size, put.content_type, entry)
+        return Newest(record, size, put.content_type, entry, put.replicas)
 
     def _delete(self, key: bytes, entry: Entry, now_ms: int) -> Newest:
         version = self._next_version()

@@ -11,6 +11,7 @@ the live one says.
 import random
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -223,7 +224,10 @@ class CatalogMachine(RuleBasedStateMachine):
         entry = self.catalog.get(key)
         if entry is not None and not entry.complete and entry.holders:
             said = self.facts[entry.version]
-            self.catalog.refill(key, entry.version, said.content_type, said.inline)
+            whole = msgspec.structs.replace(
+                entry, content_type=said.content_type, inline=said.inline, complete=True
+            )
+            self.catalog.refill(key, whole)
             assert self.catalog.get(key) == expected(self.known(), key)
 
     @rule(seed=st.integers(0, 2**32))
@@ -299,6 +303,15 @@ class CatalogMachine(RuleBasedStateMachine):
         assert sorted(expired) == sorted(
             (key, entry.version) for key, entry in live.items() if 0 < entry.expires_s <= NOW_S
         )
+        held: Counter[tuple[int, ...]] = Counter()
+        sizes: Counter[tuple[int, ...]] = Counter()
+        for entry in live.values():
+            held[entry.holders] += 1
+            sizes[entry.holders] += entry.size
+        copies = self.catalog.copies()
+        assert {one.numbers: (one.keys, one.size) for one in copies} == {
+            holders: (count, sizes[holders]) for holders, count in held.items()
+        }
 
     def teardown(self) -> None:
         """Rebuilt from footers, then followed to the heads, it is the live one."""
@@ -309,7 +322,7 @@ class CatalogMachine(RuleBasedStateMachine):
         for catalog in (rebuilt, self.catalog):
             for holder in HOLDERS:
                 self.apply(catalog, holder, len(self.written[holder]))
-        for name in ("keys", "reserved", "deletes", "created", "expiry"):
+        for name in ("keys", "reserved", "deletes", "created", "expiry", "copies"):
             assert rebuilt.view.stat(name)["entries"] == self.catalog.view.stat(name)["entries"]
         for key in {said.key for log in self.written.values() for said in log}:
             assert bare(rebuilt.get(key)) == bare(self.catalog.get(key))

@@ -272,7 +272,7 @@ def test_a_group_is_jumped_over_and_not_walked_through(
 ) -> None:
     Log(catalog).apply(*[put(b"d/%04d" % number, number + 1) for number in range(2000)])
     Log(catalog).apply(put(b"e", 9000))
-    monkeypatch.setattr("pulzar.varidb.catalog.LIST_SCAN_MAX", 3)
+    monkeypatch.setattr("pulzar.varidb.catalog_page.LIST_SCAN_MAX", 3)
     listing = page(catalog, delimiter=b"/")
     assert (listing.prefixes, keys_of(listing), listing.next) == ([b"d/"], [b"e"], None)
 
@@ -283,7 +283,7 @@ def test_expired_keys_are_left_out_within_bounds(
     log = Log(catalog)
     log.apply(*[put(b"d/%02d" % number, number + 1, expires_s=10) for number in range(20)])
     log.apply(put(b"d/last", 100, expires_s=11), put(b"gone/1", 101, expires_s=10))
-    monkeypatch.setattr("pulzar.varidb.catalog.LIST_SCAN_MAX", 8)
+    monkeypatch.setattr("pulzar.varidb.catalog_page.LIST_SCAN_MAX", 8)
     short = page(catalog, now_s=10)
     assert (short.entries, short.next) == ([], b"d/07")
     keys: list[bytes] = []
@@ -362,18 +362,22 @@ def test_a_load_that_was_cut_short_leaves_nothing(tmp_path: Path) -> None:
     catalog.close(clean=True)
 
 
+def said(version: int, content_type: str, inline: bytes) -> Entry:
+    return Entry(version, 100, CREATED_MS + 5, 0, content_type, (1,), inline)
+
+
 def test_refill_completes_an_entry_of_that_version_only(catalog: Catalog) -> None:
     catalog.load(*columns_of([(b"key", position(5, meta_length=20))]), 1)
     catalog.apply([], 1, Cursor(OPENING, 5))
-    catalog.refill(b"key", 4, "text/html", b"older")
-    catalog.refill(b"other", 5, "text/html", b"other")
+    catalog.refill(b"key", said(4, "text/html", b"older"))
+    catalog.refill(b"other", said(5, "text/html", b"other"))
     entry = catalog.get(b"key")
     assert entry is not None
     assert not entry.complete
-    catalog.refill(b"key", 5, "text/plain", b"value")
+    catalog.refill(b"key", said(5, "text/plain", b"value"))
     expected = Entry(5, 100, CREATED_MS + 5, 0, "text/plain", (1,), b"value", complete=True)
     assert catalog.get(b"key") == expected
-    catalog.refill(b"key", 5, "text/html", b"again")
+    catalog.refill(b"key", said(5, "text/html", b"again"))
     assert catalog.get(b"key") == expected
 
 

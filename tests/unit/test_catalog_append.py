@@ -4,6 +4,7 @@
 key once in a batch, go into one view by each way, and both must hold the same rows.
 """
 
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,7 +104,7 @@ def test_a_catalog_that_is_told_what_it_has_ends_as_one_that_looks(
                 )
             )
         cursor = Cursor(OPENING, version)
-        told.append(newest, HOLDER, cursor)
+        told.append(newest, repeat(((HOLDER, cursor.seq << 1),)), ((HOLDER, cursor),))
         looking.apply(changes, HOLDER, cursor)
         ours, theirs = rows(told), rows(looking)
         assert {k: v for k, v in ours.items() if k != "trust"} == {

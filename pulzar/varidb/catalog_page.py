@@ -1,0 +1,70 @@
+"""One page of keys from a table of the catalog.
+
+Keys that have expired are left out; groups ("directories") are jumped over, not walked through.
+"""
+
+import lmdb
+
+from pulzar.limits import LIST_SCAN_MAX
+from pulzar.varidb.catalog_row import unpack_entry
+from pulzar.varidb.entry import Entry, Listing
+
+
+def page(
+    table: "lmdb.Cursor[bytes]",
+    prefix: bytes,
+    after: bytes,
+    limit: int,
+    delimiter: bytes,
+    now_s: int,
+) -> Listing:
+    """One page of a key table, strictly behind `after`; `delimiter` is empty where keys are not to
+    be grouped. Looks at LIST_SCAN_MAX rows at most. Raises Damage."""
+    entries: list[tuple[bytes, Entry]] = []
+    groups: list[bytes] = []
+    scanned = 0
+    last = b""
+    start = _start(prefix, after, delimiter)
+    found = start is not None and table.set_range(start)
+    while found:
+        key, packed = table.item()
+        if not key.startswith(prefix):
+            break
+        if len(entries) + len(groups) >= limit or scanned == LIST_SCAN_MAX:
+            return Listing(entries, groups, last)
+        scanned += 1
+        last = key
+        entry = unpack_entry(key, packed)
+        group = _group(key, prefix, delimiter)
+        if entry.expires_s and entry.expires_s <= now_s:
+            found = table.next()
+        elif group:
+            groups.append(group)
+            last = group
+            behind = _behind(group)
+            found = behind is not None and table.set_range(behind)
+        else:
+            entries.append((key, entry))
+            found = table.next()
+    return Listing(entries, groups, None)
+
+
+def _start(prefix: bytes, after: bytes, delimiter: bytes) -> bytes | None:
+    """Where a page begins; None: behind every key."""
+    if after and _group(after, prefix, delimiter) == after:
+        return _behind(after)
+    return max(prefix, after + b"\0") if after else prefix or b"\0"
+
+
+def _group(key: bytes, prefix: bytes, delimiter: bytes) -> bytes:
+    """The group that stands for a key, up to the first delimiter behind the prefix; or empty."""
+    if not delimiter or not key.startswith(prefix):
+        return b""
+    at = key.find(delimiter, len(prefix))
+    return b"" if at < 0 else key[: at + len(delimiter)]
+
+
+def _behind(group: bytes) -> bytes | None:
+    """The first possible key behind every key that begins with `group`."""
+    stem = group.rstrip(b"\xff")
+    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else None
