@@ -229,14 +229,17 @@ class Catalog:
 
     # Writing.
 
-    def apply(self, changes: Sequence[Change], holder: int, cursor: Cursor) -> None:
+    def apply(self, changes: Sequence[Change], holder: int, cursor: Cursor | None) -> None:
         """Take in records of volume number `holder`, in the order of its log, and its cursor.
+        Without one, every change says its seq.
 
         Raises OutOfSpace (nothing is applied), ViewBroken.
         """
-        with self._following(len(changes), ((holder, cursor),)) as transaction:
+        cursors = ((holder, cursor),) if cursor is not None else ()
+        last_seq = cursor.seq if cursor is not None else 0
+        with self._following(len(changes), cursors) as transaction:
             for change in changes:
-                self._apply(transaction, change, holder, change.seq or cursor.seq)
+                self._apply(transaction, change, holder, change.seq or last_seq)
 
     def append(
         self,

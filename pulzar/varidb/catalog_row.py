@@ -238,7 +238,8 @@ def pack_newest(change: Newest, holders: tuple[tuple[int, int], ...]) -> bytes:
     `holders` are (number, stamp), sorted.
     """
     record, content_type = change.record, change.content_type.encode()
-    inline = record.type == _PUT and change.size <= INLINE_BYTES_MAX
+    # A value that was uploaded is not in the record.
+    inline = record.type == _PUT and len(record.value) == change.size <= INLINE_BYTES_MAX
     flags = SEEN | COMPLETE | INLINE if inline else SEEN | COMPLETE
     if change.replicas:
         flags |= change.replicas << REPLICAS_SHIFT

@@ -28,6 +28,7 @@ from pulzar.limits import (
     PENDING_RECORDS_MAX,
 )
 from pulzar.varidb.catalog_row import Newest
+from pulzar.varidb.entry import Uploaded
 from pulzar.varidb.log import Active, Batch
 from pulzar.varidb.position import Cursor
 from pulzar.varidb.record import Record, Type
@@ -45,10 +46,21 @@ SEGMENT_OWN_RECORDS = 2
 class Write:
     """A record on its way to the disk. `error` is None once it is durable and visible.
 
-    `turns`: where the key's turn is to be given on at the end.
+    `turns`: where the key's turn is to be given on at the end. `uploaded`: where its value is, if
+    not in the record. On `copies` of the `wanted` volumes it is durable at the end.
     """
 
-    __slots__ = ("change", "done", "error", "finished", "record", "turns")
+    __slots__ = (
+        "change",
+        "copies",
+        "done",
+        "error",
+        "finished",
+        "record",
+        "turns",
+        "uploaded",
+        "wanted",
+    )
 
     def __init__(
         self,
@@ -56,8 +68,12 @@ class Write:
         change: Newest | None,
         done: "asyncio.Future[None] | None",
         turns: Turns | None,
+        uploaded: Uploaded | None = None,
     ) -> None:
         self.record = record
+        self.uploaded = uploaded
+        self.copies = 1
+        self.wanted = 1
         self.change = change
         self.done = done
         self.turns = turns

@@ -51,6 +51,14 @@ class Put(msgspec.Struct, frozen=True, gc=False):
     replicas: int = 0
 
 
+class Uploaded(msgspec.Struct, frozen=True, gc=False):
+    """Bytes of a value that are durable on volumes (numbers) under the name of an upload."""
+
+    upload: str
+    size: int
+    volumes: tuple[int, ...]
+
+
 class Delete(msgspec.Struct, frozen=True, gc=False):
     """A key to delete."""
 

@@ -13,16 +13,18 @@ used; order is by version only, never by a clock.
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
 
 from pulzar.clock import Clock
 from pulzar.errors import ConditionFailed, KeyNotFound, PulzarError
-from pulzar.limits import COUNTER_BITS
+from pulzar.limits import COUNTER_BITS, SEGMENT_VALUE_BYTES_MAX
 from pulzar.varidb.blob import Blob, encode_blob
 from pulzar.varidb.catalog import Catalog, Newest
-from pulzar.varidb.commit import Committer, Write
+from pulzar.varidb.commit import Write
 from pulzar.varidb.condition import Condition
-from pulzar.varidb.disk_room import DiskRoom
-from pulzar.varidb.entry import Delete, Entry, Put, Written
+from pulzar.varidb.entry import Delete, Entry, Put, Uploaded, Written
 from pulzar.varidb.record import Record, Type, encode_meta, epoch_of, make_version
 from pulzar.varidb.turns import Turns
 
@@ -34,25 +36,33 @@ def is_expired(expires_s: int, now_ms: int) -> bool:
     return expires_s != 0 and expires_s * 1000 <= now_ms
 
 
+class Sink(Protocol):
+    """Makes records durable: the committer of one volume, or what reaches many."""
+
+    def submit_many(self, writes: Sequence[Write]) -> None:
+        """Take records; each one's `finish` is called. Raises WritesStopped: none was taken."""
+
+
+class Room(Protocol):
+    """How much may still be stored."""
+
+    def take(self, size: int) -> None:
+        """Count `size` bytes that will be written. Raises OutOfSpace, Unavailable."""
+
+
 class Writer:
-    """Writes of one master. One event loop."""
+    """Writes of one master. One event loop. `sink` and `room` may be replaced by others."""
 
     def __init__(
-        self,
-        catalog: Catalog,
-        committer: Committer,
-        *,
-        clock: Clock,
-        epoch: int,
-        room: DiskRoom,
+        self, catalog: Catalog, sink: Sink, *, clock: Clock, epoch: int, room: Room
     ) -> None:
         """`epoch` was promised, durably, and never used before."""
         self._catalog = catalog
-        self._committer = committer
+        self.sink = sink
         self._clock = clock
-        self._turns = Turns()
+        self.turns = Turns()
         self._version = make_version(epoch, 0)
-        self._room = room
+        self.room = room
         self.puts_total = 0
         self.deletes_total = 0
         self.expired_total = 0
@@ -63,35 +73,44 @@ class Writer:
         taken, self._superseded_bytes = self._superseded_bytes, 0
         return taken
 
-    async def put(self, put: Put, blob: Blob | None = None) -> Written:
+    def begin_epoch(self, epoch: int) -> None:
+        """Go on with the versions of an epoch that was promised, and is larger."""
+        self._version = max(self._version, make_version(epoch, 0))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next version."""
+        return epoch_of(self._version)
+
+    async def put(self, put: Put, blob: Blob | Uploaded | None = None) -> Written:
         """Write a value, or the name of a finished blob. See `Store.put`."""
-        if not self._turns.try_take(put.key):
-            await self._turns.take(put.key)
+        if not self.turns.try_take(put.key):
+            await self.turns.take(put.key)
         change, written = self._decide(put, blob)
-        await self._submit(change)
-        return written
+        write = await self._submit(change, blob if isinstance(blob, Uploaded) else None)
+        return _told(written, write)
 
     async def delete(self, delete: Delete) -> Written:
         """Delete a key. See `Store.delete`."""
-        if not self._turns.try_take(delete.key):
-            await self._turns.take(delete.key)
+        if not self.turns.try_take(delete.key):
+            await self.turns.take(delete.key)
         change, written = self._decide(delete, None)
-        await self._submit(change)
+        write = await self._submit(change)
         if written.created:
             raise KeyNotFound("there is no such key: it had expired")
-        return written
+        return _told(written, write)
 
     async def expire(self, key: bytes, version: int) -> None:
         """Delete a key that has expired, if it is still at `version`."""
-        await self._turns.take(key)
+        await self.turns.take(key)
         try:
             entry = self._catalog.get(key)
             if entry is None or entry.version != version:
-                self._turns.give(key)
+                self.turns.give(key)
                 return
             change = self._delete(key, entry, self._clock.now_ms())
         except BaseException:  # the turn must go on, whatever it was
-            self._turns.give(key)
+            self.turns.give(key)
             raise
         self.expired_total += 1
         self._superseded_bytes += entry.size
@@ -103,12 +122,12 @@ class Writer:
         begun: list[tuple[int, Write]] = []
         wave: list[Put | Delete] = []
         for operation in operations:
-            if not self._turns.try_take(operation.key):
+            if not self.turns.try_take(operation.key):
                 # Never wait for a turn with turns in hand that the disk does not know of.
                 self._begin(wave, results, begun)
                 wave = []
                 try:
-                    await self._turns.take(operation.key)
+                    await self.turns.take(operation.key)
                 except PulzarError as error:
                     results.append(error)
                     continue
@@ -121,8 +140,11 @@ class Writer:
             await asyncio.wait([last.done])
             last.done.exception()
         for number, write in begun:
+            done = results[number]
             if write.error is not None:
                 results[number] = write.error
+            elif isinstance(done, Written):
+                results[number] = _told(done, write)
         return results
 
     def _begin(
@@ -137,7 +159,7 @@ class Writer:
             entries = self._catalog.get_many([operation.key for operation in wave])
         except PulzarError as error:  # the turns must go on, and what was begun has results
             for operation in wave:
-                self._turns.give(operation.key)
+                self.turns.give(operation.key)
                 results.append(error)
             return
         for operation, entry in zip(wave, entries, strict=True):
@@ -146,7 +168,7 @@ class Writer:
             except PulzarError as error:
                 results.append(error)
                 continue
-            write = Write(change.record, change, None, self._turns)
+            write = Write(change.record, change, None, self.turns)
             begun.append((len(results), write))
             writes.append(write)
             expired = isinstance(operation, Delete) and written.created
@@ -155,27 +177,31 @@ class Writer:
 
     def _submit_all(self, writes: Sequence[Write]) -> None:
         try:
-            self._committer.submit_many(writes)
+            self.sink.submit_many(writes)
         except PulzarError as error:
             for write in writes:
                 write.finish(error)
 
-    async def _submit(self, change: Newest) -> None:
+    async def _submit(self, change: Newest, uploaded: Uploaded | None = None) -> Write:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._submit_all([Write(change.record, change, done, self._turns)])
+        write = Write(change.record, change, done, self.turns, uploaded)
+        self._submit_all([write])
         await done
+        return write
 
-    def _decide(self, operation: Put | Delete, blob: Blob | None) -> tuple[Newest, Written]:
+    def _decide(
+        self, operation: Put | Delete, blob: Blob | Uploaded | None
+    ) -> tuple[Newest, Written]:
         """As `_decide_on`, looking the key up first."""
         try:
             entry = self._catalog.get(operation.key)
         except BaseException:  # the turn must go on, whatever it was
-            self._turns.give(operation.key)
+            self.turns.give(operation.key)
             raise
         return self._decide_on(operation, blob, entry)
 
     def _decide_on(
-        self, operation: Put | Delete, blob: Blob | None, entry: Entry | None
+        self, operation: Put | Delete, blob: Blob | Uploaded | None, entry: Entry | None
     ) -> tuple[Newest, Written]:
         """What to write. The caller has the turn; it is given on where this raises.
 
@@ -198,20 +224,25 @@ class Writer:
                 change = self._delete(operation.key, entry, now_ms)
                 self.deletes_total += 1
         except BaseException:  # the turn must go on, whatever it was
-            self._turns.give(operation.key)
+            self.turns.give(operation.key)
             raise
         if entry is not None:
             self._superseded_bytes += entry.size
         record = change.record
         return change, Written(record.version, change.size, record.expires_s, 1, 1, version is None)
 
-    def _put(self, put: Put, blob: Blob | None, entry: Entry | None, now_ms: int) -> Newest:
+    def _put(
+        self, put: Put, blob: Blob | Uploaded | None, entry: Entry | None, now_ms: int
+    ) -> Newest:
         value = put.value
         size = len(value)
-        self._room.take(size)
+        self.room.take(size)
         type_ = Type.PUT
-        if blob is not None:
+        if isinstance(blob, Blob):
             type_, value, size = Type.BLOB, encode_blob(blob), blob.size
+        elif blob is not None:
+            size = blob.size
+            type_ = Type.BLOB if size > SEGMENT_VALUE_BYTES_MAX else Type.PUT
         record = Record(
             type=type_,
             key=put.key,
@@ -233,10 +264,17 @@ class Writer:
             version = make_version(epoch_of(self._version) + 1, 0)
             # In front of its first use in the log, so durable before that is acknowledged.
             promise = Record(type=Type.EPOCH, version=version)
-            self._committer.submit_many([Write(promise, None, None, None)])
+            self.sink.submit_many([Write(promise, None, None, None)])
             self._version = version
         self._version += 1
         return self._version
+
+
+def _told(written: Written, write: Write) -> Written:
+    """What a write did, with the copies that it has."""
+    if write.copies == written.copies and write.wanted == written.wanted:
+        return written
+    return msgspec.structs.replace(written, copies=write.copies, wanted=write.wanted)
 
 
 def _failed_condition(condition: Condition, version: int | None) -> ConditionFailed:

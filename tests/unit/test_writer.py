@@ -31,17 +31,11 @@ def test_a_batch_waits_for_what_was_taken_when_its_end_is_refused(tmp_path: Path
         clock, committer = ManualClock(), StoppingCommitter()
         catalog = Catalog.open(str(tmp_path), identity=b"v", map_bytes=16 << 20)
         room = DiskRoom(SystemDisk(), str(tmp_path), clock=clock, reserve_bytes=0)
-        writer = Writer(
-            catalog,
-            committer,  # type: ignore[arg-type]
-            clock=clock,
-            epoch=1,
-            room=room,
-        )
-        await writer._turns.take(b"hot")  # somebody else writes it
+        writer = Writer(catalog, committer, clock=clock, epoch=1, room=room)
+        await writer.turns.take(b"hot")  # somebody else writes it
         batch = asyncio.create_task(writer.many([Put(b"a", b"1"), Put(b"hot", b"2")]))
         await asyncio.sleep(0)
-        writer._turns.give(b"hot")
+        writer.turns.give(b"hot")
         for _ in range(5):
             await asyncio.sleep(0)
         assert not batch.done(), "answered before the first write is durable"
