@@ -66,8 +66,9 @@ class Lock(Protocol):
 class Disk(Protocol):
     """Files and directories, as far as the engine needs them."""
 
-    def create(self, path: str) -> File:
-        """Open a new file for reading and writing. FileExistsError if the name is taken."""
+    def create(self, path: str, *, private: bool = False) -> File:
+        """Open a new file for reading and writing; a private one is its owner's alone.
+        FileExistsError if the name is taken."""
 
     def open(self, path: str, *, write: bool = False) -> File:
         """Open an existing file. FileNotFoundError if it is missing."""
@@ -115,9 +116,9 @@ def read_file(disk: Disk, path: str) -> bytes:
         file.close()
 
 
-def write_file(disk: Disk, path: str, content: bytes) -> None:
+def write_file(disk: Disk, path: str, content: bytes, *, private: bool = False) -> None:
     """Create a file with `content`, durable in its directory when this returns."""
-    file = disk.create(path)
+    file = disk.create(path, private=private)
     try:
         file.write([content], offset=0)
         file.sync()
@@ -237,8 +238,9 @@ class SystemLock:
 class SystemDisk:
     """The file systems of this machine."""
 
-    def create(self, path: str) -> File:
-        return SystemFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    def create(self, path: str, *, private: bool = False) -> File:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return SystemFile(os.open(path, flags, 0o600 if private else 0o644))
 
     def open(self, path: str, *, write: bool = False) -> File:
         return SystemFile(os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC))

@@ -12,6 +12,8 @@
     |   |-- NotFoundPath           no such path
     |   `-- MethodNotAllowed       the path exists, the method does not
     |-- KeyNotFound                no such key, or deleted, or expired
+    |-- Forbidden                  an internal call without the cluster's key
+    |-- MemberRefused              a volume that may not be a member, or not now
     |-- ConditionFailed            If-Match / If-None-Match did not hold: nothing was changed
     |-- RangeNotSatisfiable        the range begins behind the end of the value
     |-- HistoryTrimmed             a cursor from before the horizon, or of another opening
@@ -20,6 +22,8 @@
     |   |-- WritesStopped          the volume met a disk error and takes no more writes
     |   |-- NotReady               still opening, or already closing
     |   |-- ViewBroken             a view is not to be believed any more: it is made anew
+    |   |-- LinkBroken             another machine did not answer, or not in a way that tells
+    |   |-- StaleSession           a master's append that is not the next one of the one session
     |   `-- UnexpectedAnswer       what answers a client there is no Pulzar
     |-- OutOfSpace                 no room for a PUT; deletes and compaction still work
     |-- Damage                     bytes on disk that fail their checksum: never served
@@ -112,6 +116,16 @@ class ConditionFailed(PulzarError):
     code = "condition_failed"
 
 
+class Forbidden(PulzarError):
+    status = 403
+    code = "forbidden"
+
+
+class MemberRefused(PulzarError):
+    status = 409
+    code = "member_refused"
+
+
 class RangeNotSatisfiable(PulzarError):
     """`size` is the length of the whole value."""
 
@@ -158,6 +172,15 @@ class ViewBroken(Unavailable):
     """Reset the view and fill it from the log."""
 
     code = "view_broken"
+
+
+class LinkBroken(Unavailable):
+    code = "link_broken"
+
+
+class StaleSession(Unavailable):
+    status = 409
+    code = "stale_session"
 
 
 class UnexpectedAnswer(Unavailable):

@@ -43,7 +43,7 @@ LAYERS = """
     varidb.task varidb.volume
     varidb.background varidb.commit varidb.reader
     varidb.maintenance varidb.writer
-    varidb.expiry varidb.serving
+    varidb.expiry varidb.serving varidb.batching
     varidb.store
     cluster.*
     client.*

@@ -11,6 +11,7 @@ from typing import Protocol
 from pulzar.cluster.messages import (
     Append,
     Appended,
+    Compacted,
     DigestPage,
     Fetch,
     Fetched,
@@ -60,12 +61,13 @@ class Link(Protocol):
     async def pull(self, pull: Pull) -> Staged:
         """Let it copy a value from another volume. Raises Damage, OutOfSpace, LinkBroken."""
 
+    async def compact(self) -> Compacted:
+        """Let it rewrite what holds superseded records. Raises OutOfSpace, Unavailable."""
+
     async def upload(self, upload: str, *, size: int, peers: list[str]) -> Upload:
         """Begin to send the bytes of a value. Raises OutOfSpace, LinkBroken."""
 
-    def chunks(
-        self, key: bytes, version: int, *, start: int, end: int
-    ) -> AsyncIterator[bytes]:
+    def chunks(self, key: bytes, version: int, *, start: int, end: int) -> AsyncIterator[bytes]:
         """Bytes start..end (exclusive) of a value. Raises Damage, LinkBroken."""
 
     async def close(self) -> None:

@@ -16,6 +16,7 @@ milliseconds since 1970, sizes are bytes.
                        GET  /autodiscovery/snapshot                  -> SnapshotPage
                        GET  /autodiscovery/digests                   -> DigestPage
                        POST /autodiscovery/pull        Pull          -> Staged
+                       POST /autodiscovery/compact                   -> Compacted
                        PUT  /autodiscovery/upload/{id} the bytes     -> Staged
 """
 
@@ -42,6 +43,7 @@ class Presence(Message, frozen=True, kw_only=True):
     member of one. `generation` is that of the newest list of members it knows, `epoch` the largest
     it promised, `entries` how many keys its index has, deletes included. (`opening`, `seq`) is the
     head of its log. `room_bytes` is what values may still take, `failed` why it takes no writes.
+    `members` is the value of its newest MEMBERS record, where the master may not know it.
     """
 
     protocol: int
@@ -60,6 +62,7 @@ class Presence(Message, frozen=True, kw_only=True):
     room_bytes: int
     now_ms: int
     failed: str = ""
+    members: bytes = b""
 
 
 class Welcome(Message, frozen=True, kw_only=True):
@@ -130,7 +133,8 @@ FOUND, NOT_HERE, DAMAGED = 0, 1, 2
 
 
 class Found(Message, frozen=True):
-    """What a volume has of a key at a version. `status` is FOUND, NOT_HERE or DAMAGED."""
+    """What a volume has of a key at a version. `status` is FOUND, NOT_HERE or DAMAGED; of a value
+    over SEGMENT_VALUE_BYTES_MAX there is only the meta."""
 
     status: int
     meta: bytes = b""
@@ -210,6 +214,12 @@ class Staged(Message, frozen=True):
     upload: str
     size: int
     volumes: list[str]
+
+
+class Compacted(Message, frozen=True):
+    """What a compaction did; see `Store.compact`."""
+
+    counts: dict[str, int]
 
 
 class UploadWanted(Message, frozen=True):

@@ -69,7 +69,7 @@ class SimulatedDisk:
 
     # The Disk protocol.
 
-    def create(self, path: str) -> File:
+    def create(self, path: str, *, private: bool = False) -> File:
         with self._mutex:
             self._begin("create", path)
             parent, name = self._place(path)

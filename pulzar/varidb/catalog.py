@@ -32,7 +32,7 @@ from pulzar.limits import (
     LOAD_ORDER_ROWS,
     VIEW_MAP_BYTES,
 )
-from pulzar.varidb.catalog_page import page
+from pulzar.varidb.catalog_page import page, rows_between
 from pulzar.varidb.catalog_row import (
     COMPLETE,
     ORDER,
@@ -182,6 +182,27 @@ class Catalog:
             with self._begin(self._table(prefix or _FIRST_USER_KEY)) as transaction:
                 table = transaction.cursor()
                 return page(table, prefix, after or b"", limit, delimiter or b"", now_s)
+        except (lmdb.Error, Damage) as error:
+            raise self.view.failure(error) from error
+
+    def known(self, key: bytes) -> Row | int | None:
+        """The row of a live key, the version at which a key was deleted, or None.
+
+        Raises ViewBroken.
+        """
+        try:
+            with self._begin() as transaction:
+                return self._known(transaction, key)
+        except (lmdb.Error, Damage) as error:
+            raise self.view.failure(error) from error
+
+    def rows(self, after: bytes, last: bytes | None, limit: int) -> list[tuple[bytes, Row]]:
+        """Up to `limit` rows of live keys strictly behind `after`, up to `last` or to the end, in
+        key order. Raises ViewBroken."""
+        try:
+            with self._begin() as transaction:
+                tables = transaction.cursor(self._reserved), transaction.cursor(self._keys)
+                return rows_between(tables, after, last, limit)
         except (lmdb.Error, Damage) as error:
             raise self.view.failure(error) from error
 
@@ -370,13 +391,7 @@ class Catalog:
     ) -> None:
         key = change.key
         table = self._table(key)
-        packed = transaction.get(key, None, table)
-        known: Row | int | None
-        if packed is not None:
-            known = unpack_row(key, packed)
-        else:
-            packed = transaction.get(key, None, self._deletes)
-            known = None if packed is None else unpack_deleted(key, packed)
+        known = self._known(transaction, key)
         new = decide(known, change, holder=holder, seq=seq)
         if new is known or new is None:
             return
@@ -391,6 +406,13 @@ class Catalog:
             if isinstance(known, Row):
                 transaction.delete(key, db=table)
         self._order(transaction, key, _times(known), _times(new))
+
+    def _known(self, transaction: "lmdb.Transaction[bytes]", key: bytes) -> Row | int | None:
+        packed = transaction.get(key, None, self._table(key))
+        if packed is not None:
+            return unpack_row(key, packed)
+        packed = transaction.get(key, None, self._deletes)
+        return None if packed is None else unpack_deleted(key, packed)
 
     def _count(self, known: Row | int | None, new: Row | int | None) -> None:
         if isinstance(known, Row):

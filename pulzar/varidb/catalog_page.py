@@ -1,12 +1,15 @@
-"""One page of keys from a table of the catalog.
+"""Pages of keys from the tables of the catalog, in the order of the keys.
 
-Keys that have expired are left out; groups ("directories") are jumped over, not walked through.
+Of a listing, keys that have expired are left out; groups ("directories") are jumped over, not
+walked through.
 """
+
+from collections.abc import Sequence
 
 import lmdb
 
 from pulzar.limits import LIST_SCAN_MAX
-from pulzar.varidb.catalog_row import unpack_entry
+from pulzar.varidb.catalog_row import Row, unpack_entry, unpack_row
 from pulzar.varidb.entry import Entry, Listing
 
 
@@ -47,6 +50,22 @@ def page(
             entries.append((key, entry))
             found = table.next()
     return Listing(entries, groups, None)
+
+
+def rows_between(
+    tables: Sequence["lmdb.Cursor[bytes]"], after: bytes, last: bytes | None, limit: int
+) -> list[tuple[bytes, Row]]:
+    """Up to `limit` rows strictly behind `after`, up to `last` or to the end, from tables of which
+    each begins behind the one before. Raises Damage."""
+    rows: list[tuple[bytes, Row]] = []
+    for table in tables:
+        if not table.set_range(after + b"\0"):
+            continue
+        for key, packed in table.iternext():
+            if len(rows) == limit or (last is not None and key > last):
+                return rows
+            rows.append((key, unpack_row(key, packed)))
+    return rows
 
 
 def _start(prefix: bytes, after: bytes, delimiter: bytes) -> bytes | None:

@@ -69,7 +69,7 @@ class Maintenance:
         of it were superseded since the last call."""
         self._volume = volume
         self._committer = committer
-        self._take_superseded = take_superseded
+        self.take_superseded = take_superseded
         self._superseded_bytes = 0
         self.purged = purged
         self._views = views
@@ -146,7 +146,7 @@ class Maintenance:
             try:
                 await self._remove_retired()
                 await asyncio.sleep(MAINTENANCE_INTERVAL_S)
-                self._superseded_bytes += self._take_superseded()
+                self._superseded_bytes += self.take_superseded()
                 if not looked or self._superseded_bytes > COMPACT_DEAD_BYTES_MIN:
                     looked = True
                     self._superseded_bytes = 0

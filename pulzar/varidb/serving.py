@@ -81,7 +81,7 @@ class ServingVolume:
         clock: Clock,
         options: StoreOptions,
         token: Callable[[int], bytes],
-        take_superseded: Callable[[], int],
+        take_superseded: Callable[[], int] = int,
         follow: Follow | None = None,
         purged: Purged | None = None,
     ) -> None:

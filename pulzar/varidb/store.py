@@ -22,23 +22,16 @@ import msgspec
 from pulzar.clock import Clock
 from pulzar.disk import Disk
 from pulzar.errors import (
-    ConditionFailed,
     HistoryTrimmed,
-    KeyNotFound,
     OpenError,
     OutcomeUnknown,
     OutOfSpace,
     PulzarError,
     Unavailable,
-    ValueTooLarge,
     ViewBroken,
 )
-from pulzar.limits import (
-    BATCH_RECORDS_MAX,
-    INLINE_BYTES_MAX,
-    LOAD_ROWS_MAX,
-    SEGMENT_VALUE_BYTES_MAX,
-)
+from pulzar.limits import BATCH_RECORDS_MAX, INLINE_BYTES_MAX, LOAD_ROWS_MAX
+from pulzar.varidb.batching import run_batch
 from pulzar.varidb.catalog import BadRows, Catalog, Change, Newest
 from pulzar.varidb.catalog_row import change_of
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
@@ -296,35 +289,7 @@ class LocalStore:
         self, operations: Sequence[Put | Delete | Get]
     ) -> list[Written | Got | Exception]:
         """See `entry.Store`."""
-        results: list[Written | Got | Exception] = []
-        wave: list[Put | Delete] = []
-        for operation in operations:
-            if isinstance(operation, Get):
-                if wave:
-                    results.extend(await self._writer.many(wave))
-                    wave = []
-                try:
-                    results.append(await self._get(operation))
-                except PulzarError as error:
-                    results.append(error)
-            else:
-                wave.append(operation)
-        if wave:
-            results.extend(await self._writer.many(wave))
-        return results
-
-    async def _get(self, get: Get) -> Got:
-        entry = self.lookup(get.key)
-        if entry is not None and entry.expires_s:
-            entry = await self.confirm(get.key, entry)
-        if entry is None:
-            raise KeyNotFound("there is no such key")
-        if get.condition is not None and not get.condition.holds(entry.version):
-            raise ConditionFailed(f'the key is at version "{entry.version:016x}"')
-        if entry.size > SEGMENT_VALUE_BYTES_MAX:
-            raise ValueTooLarge("the value is too large for a batch: read it by GET")
-        entry = await self.complete(get.key, entry)
-        return Got(entry, await self.read(get.key, entry))
+        return await run_batch(self, self._writer.many, operations)
 
     # Looking after itself.
 

@@ -1,0 +1,113 @@
+"""Who a cluster is: its key, and what a master keeps beside its catalog.
+
+    DIR/cluster.key     64 hex digits, mode 0600: whoever has it may speak as a master or a volume
+    DIR/cluster.json    {"format": 1, "cluster": "32 hex", "epoch": n, "members": {...}, "urls": {}}
+
+The cluster's id is derived from its key, so that an empty master that is given the key back is the
+same cluster. cluster.json tells a master that restarts whom to wait for, and where they were; when
+it is lost, the volumes tell: their logs have the epochs and the lists of members.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+
+import msgspec
+
+from pulzar.cluster.membership import Members
+from pulzar.disk import Disk, read_file, write_file
+from pulzar.errors import InvalidSetting, OpenError
+
+KEY_NAME = "cluster.key"
+STATE_NAME = "cluster.json"
+FORMAT = 1
+KEY_BYTES = 32
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+class MasterState(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of cluster.json. `epoch` is the largest that was ever taken."""
+
+    format: int
+    cluster: str
+    epoch: int
+    members: Members
+    urls: dict[str, str]
+
+
+def cluster_id(key: str) -> str:
+    """The id of the cluster with that key."""
+    return hashlib.sha256(b"pulzar cluster id " + bytes.fromhex(key)).hexdigest()[:32]
+
+
+def read_key(disk: Disk, path: str) -> str:
+    """The cluster key in a file. Raises InvalidSetting."""
+    try:
+        text = read_file(disk, path).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise InvalidSetting(
+            f"the cluster key {path} cannot be read: {error.strerror}; copy cluster.key from the "
+            "data directory of the master"
+        ) from None
+    if not _KEY.fullmatch(text):
+        raise InvalidSetting(f"{path} is no cluster key: that has 64 hex digits")
+    return text
+
+
+def keep_key(disk: Disk, directory: str, key: str) -> None:
+    """Keep the key in `directory`, durably, readable by its owner only. Raises OSError."""
+    path = f"{directory}/{KEY_NAME}"
+    if disk.exists(path):
+        return
+    _replace(disk, directory, KEY_NAME, key.encode() + b"\n", private=True)
+
+
+def own_key(disk: Disk, directory: str, *, token: Callable[[int], bytes]) -> str:
+    """The key of the cluster whose master is in `directory`; made at the first start.
+
+    Raises InvalidSetting, OSError.
+    """
+    path = f"{directory}/{KEY_NAME}"
+    if not disk.exists(path):
+        keep_key(disk, directory, token(KEY_BYTES).hex())
+    return read_key(disk, path)
+
+
+def read_state(disk: Disk, directory: str, cluster: str) -> MasterState:
+    """What a master kept; an empty state at its first start. Raises OpenError, OSError."""
+    path = f"{directory}/{STATE_NAME}"
+    if not disk.exists(path):
+        empty = Members(cluster=cluster)
+        return MasterState(format=FORMAT, cluster=cluster, epoch=0, members=empty, urls={})
+    try:
+        state = msgspec.json.decode(read_file(disk, path), type=MasterState)
+    except msgspec.DecodeError as error:
+        raise OpenError(
+            f"{path} cannot be read ({error}): remove it, the volumes know what it said"
+        ) from None
+    if state.format > FORMAT:
+        raise OpenError(f"{path} has format {state.format}; this version reads up to {FORMAT}")
+    if state.cluster != cluster:
+        raise OpenError(
+            f"{directory} belongs to cluster {state.cluster}, its {KEY_NAME} to {cluster}: "
+            "put the right key there, or use another directory"
+        )
+    return state
+
+
+def write_state(disk: Disk, directory: str, state: MasterState) -> None:
+    """Keep it, durably. Raises OSError."""
+    content = msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
+    _replace(disk, directory, STATE_NAME, content)
+
+
+def _replace(
+    disk: Disk, directory: str, name: str, content: bytes, *, private: bool = False
+) -> None:
+    new = f"{directory}/{name}.new"
+    if disk.exists(new):
+        disk.unlink(new)
+    write_file(disk, new, content, private=private)
+    disk.rename(new, f"{directory}/{name}")
+    disk.sync_directory(directory)

@@ -1,0 +1,460 @@
+"""The master's side of a cluster: who is there, and a session with each of them.
+
+    a heartbeat -> a member, or may join -> a session -> its log followed to the head -> online
+
+Each member has a task of its own that opens a session whenever there is none: the epoch is
+promised, the list of members is brought up to date, the log is followed. `not_ready` says why data
+cannot be served: while the catalog has no cursor of a member that was not followed, an answer could
+be older than what that member holds.
+
+What is decided here is decided by membership.py and placement.py; this file keeps the clocks, the
+tasks and the connections.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from pulzar.clock import Clock
+from pulzar.cluster.flight import Flight
+from pulzar.cluster.follower import Follower, Progress
+from pulzar.cluster.identity import FORMAT, MasterState, write_state
+from pulzar.cluster.link import Link
+from pulzar.cluster.member import Member
+from pulzar.cluster.membership import (
+    OFFLINE_S,
+    Entry,
+    Members,
+    State,
+    check_presence,
+    decode_members,
+    encode_members,
+    may_join,
+    newest,
+    renamed,
+    state_of,
+    with_volume,
+    without_volume,
+    witnesses,
+)
+from pulzar.cluster.messages import PROTOCOL, Append, NewRecord, Presence, SessionWanted, Welcome
+from pulzar.cluster.placement import Candidate, Placement
+from pulzar.cluster.replicator import Replicator
+from pulzar.disk import Disk
+from pulzar.errors import LinkBroken, MemberRefused, PulzarError, StaleSession, Unavailable
+from pulzar.varidb.catalog import Catalog
+from pulzar.varidb.position import NOWHERE, Cursor
+from pulzar.varidb.record import Type
+from pulzar.varidb.writer import Writer
+
+_log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+CLOCK_OFF_MS = 60_000
+"""A clock that is further off is remarked. Nothing depends on it but what users are shown."""
+
+
+class Master:
+    """All members. One event loop.
+
+    `connect(url)` gives the link to a volume; `changed` is called when a member's state may
+    have changed, and now and then; `returned` when a member is online again.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        state: MasterState,
+        *,
+        disk: Disk,
+        clock: Clock,
+        catalog: Catalog,
+        writer: Writer,
+        replicator: Replicator,
+        follower: Follower,
+        members: dict[int, Member],
+        lost_after_s: float,
+        connect: Callable[[str], Link],
+        token: Callable[[int], bytes],
+        changed: Callable[[], None],
+        returned: Callable[[Member], None],
+    ) -> None:
+        self.members = members
+        self.list = state.members
+        self._directory = directory
+        self._state = state
+        self._disk = disk
+        self._clock = clock
+        self._catalog = catalog
+        self._writer = writer
+        self._replicator = replicator
+        self._follower = follower
+        self._lost_after_s = lost_after_s
+        self._connect = connect
+        self._token = token
+        self._changed = changed
+        self._returned = returned
+        self._started_s = clock.monotonic_s()
+        self._membership = asyncio.Lock()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._heard: dict[int, asyncio.Event] = {}
+        self._ticking: asyncio.Task[None] | None = None
+        self.progress: dict[int, Progress] = {}
+        self.remarks: dict[int, str] = {}  # by number: why a member is not online
+        self._local: Link | None = None
+
+    # Its start and its end.
+
+    def start(self) -> None:
+        """Take an epoch that was never used; look for the members that are known."""
+        self._keep(epoch=self._state.epoch + 1)
+        self._writer.begin_epoch(self._state.epoch)
+        for entry in self.list.members:
+            self._add(entry, self._state.urls.get(entry.id, ""))
+        self._ticking = asyncio.create_task(self._tick())
+
+    async def close(self) -> None:
+        """Let go of all members."""
+        tasks = [*self._tasks.values(), *([self._ticking] if self._ticking else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for member in self.members.values():
+            await member.close()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is promised to this master."""
+        return self._state.epoch
+
+    def _keep(
+        self,
+        *,
+        epoch: int | None = None,
+        members: Members | None = None,
+        urls: dict[str, str] | None = None,
+    ) -> None:
+        """Remember what a restart needs, durably, where it is news."""
+        state = msgspec.structs.replace(
+            self._state,
+            format=FORMAT,
+            epoch=self._state.epoch if epoch is None else epoch,
+            members=self.list if members is None else members,
+            urls=self._state.urls if urls is None else urls,
+        )
+        if state != self._state:
+            write_state(self._disk, self._directory, state)
+        self._state, self.list = state, state.members
+
+    # What volumes say.
+
+    async def heartbeat(self, presence: Presence, host: str) -> Welcome:
+        """A volume is there; it becomes a member where it may. Raises MemberRefused."""
+        check_presence(presence)
+        known = self.list.by_id(presence.id)
+        if known is not None:
+            await self._check_instance(self.members[known.number], presence)
+        async with self._membership:
+            self._adopt(decode_members(presence.members))
+            entry = self.list.by_id(presence.id)
+            if entry is None:
+                entry = await self._join(presence)
+            else:
+                entry = await self._rename(entry, presence.name)
+        member = self.members[entry.number]
+        self._hear(member, presence, host)
+        return Welcome(
+            protocol=PROTOCOL,
+            cluster=self.list.cluster,
+            generation=self.list.generation,
+            epoch=self.epoch,
+            now_ms=self._clock.now_ms(),
+            state=member.state,
+        )
+
+    def _hear(self, member: Member, presence: Presence, host: str) -> None:
+        news = member.presence is None or member.presence.instance != presence.instance
+        if news or self._state.urls.get(presence.id) != presence.url:
+            member.break_off(Unavailable("the volume was started again"))
+            member.link = self._link(presence.url, presence.id)
+            self._keep(urls={**self._state.urls, presence.id: presence.url})
+        member.presence = presence
+        member.host = host
+        member.heard_s = self._clock.monotonic_s()
+        self._heard[member.number].set()
+        off_ms = presence.now_ms - self._clock.now_ms()
+        if news and abs(off_ms) > CLOCK_OFF_MS:
+            _log.warning(
+                "the clock of volume %s is %+d s off: times that users see come from the master",
+                presence.name,
+                round(off_ms / 1000),
+            )
+
+    async def _check_instance(self, member: Member, presence: Presence) -> None:
+        """One volume runs once. Raises MemberRefused."""
+        known = member.presence
+        if known is None or known.instance == presence.instance:
+            return
+        if self._silent_s(member) >= OFFLINE_S:
+            return
+        with suppress(PulzarError):
+            there = await member.link.hello()
+            if there.instance == known.instance and there.id == presence.id:
+                raise MemberRefused(
+                    f"volume {presence.name} ({presence.id}) runs already at {known.url}: two "
+                    "programs must not serve copies of one volume"
+                )
+
+    async def _rename(self, entry: Entry, name: str) -> Entry:
+        if entry.name == name:
+            return entry
+        self._check_name(entry.id, name)
+        await self._change(renamed(self.list, entry.id, name))
+        changed = self.list.by_id(entry.id)
+        assert changed is not None
+        self.members[entry.number].entry = changed
+        return changed
+
+    def _check_name(self, volume_id: str, name: str) -> None:
+        for member in self.members.values():
+            if member.entry.name == name and member.entry.id != volume_id and member.online:
+                raise MemberRefused(f"another volume that is online is named {name}: use --name")
+
+    async def _join(self, presence: Presence) -> Entry:
+        """A volume becomes a member. Raises MemberRefused."""
+        may_join(self.list, presence)
+        self._check_name(presence.id, presence.name)
+        await self._change(with_volume(self.list, presence))
+        entry = self.list.by_id(presence.id)
+        assert entry is not None
+        if not presence.entries:  # there is nothing to wait for
+            self._catalog.apply([], entry.number, Cursor(presence.opening, presence.seq))
+        self._add(entry, presence.url)
+        _log.info("volume %s (%s) is a member now", presence.name, presence.id)
+        return entry
+
+    def _adopt(self, members: Members | None) -> None:
+        """Take over a list that is newer than the one known here."""
+        best = newest((self.list, members), self.list.cluster)
+        if best.generation <= self.list.generation:
+            return
+        self._keep(members=best)
+        for entry in best.members:
+            if entry.number not in self.members:
+                self._add(entry, self._state.urls.get(entry.id, ""))
+            self.members[entry.number].entry = entry
+        for number in [one for one in self.members if not self._is_listed(one)]:
+            self._drop(number)
+
+    def _is_listed(self, number: int) -> bool:
+        return any(entry.number == number for entry in self.list.members)
+
+    async def _change(self, members: Members) -> None:
+        """Make a new list hold: durable at a witness first, then here; the others get it with
+        their next session, those that are online now. Raises Unavailable."""
+        needed = witnesses(self.list, members)
+        online = [member for member in self.members.values() if member.online]
+        record = self._members_record(members)
+        results = await asyncio.gather(*(self._append_to(member, record) for member in online))
+        told = {m.entry.id for m, error in zip(online, results, strict=True) if error is None}
+        if needed and not needed & told:
+            raise Unavailable(
+                "the list of members cannot change while no member is online that could witness it"
+            )
+        self._keep(members=members)
+
+    async def _append_to(self, member: Member, record: NewRecord) -> PulzarError | None:
+        """Make a record of the cluster's own durable on one volume; what went wrong."""
+        done: asyncio.Future[PulzarError | None] = asyncio.get_running_loop().create_future()
+
+        def landed(flight: Flight) -> None:
+            lost = flight.error or LinkBroken("it is not known whether it was written")
+            done.set_result(None if flight.holders else lost)
+
+        self._replicator.launch_to(Flight(record, wanted=1, landed=landed), member.number)
+        return await done
+
+    def _members_record(self, members: Members) -> NewRecord:
+        value = encode_members(members)
+        return NewRecord(Type.MEMBERS, b"", value, b"", members.generation, self._clock.now_ms(), 0)
+
+    async def remove(self, number: int) -> None:
+        """End a membership. Raises Unavailable."""
+        async with self._membership:
+            member = self.members[number]
+            await self._change(without_volume(self.list, member.entry.id))
+            self._drop(number)
+
+    def _drop(self, number: int) -> None:
+        task = self._tasks.pop(number, None)
+        if task is not None:
+            task.cancel()
+        member = self.members.pop(number)
+        member.break_off(Unavailable("the volume is no member any more"))
+        self.progress.pop(number, None)
+        self.remarks.pop(number, None)
+        self._refresh()
+
+    # Sessions.
+
+    def attach(self, link: Link) -> None:
+        """The volume in this process, which needs no network."""
+        self._local = link
+
+    def _link(self, url: str, volume_id: str) -> Link:
+        if self._local is not None and getattr(self._local, "id", "") == volume_id:
+            return self._local
+        return self._connect(url)
+
+    def _add(self, entry: Entry, url: str) -> None:
+        member = Member(
+            entry,
+            self._link(url, entry.id),
+            host="",
+            acknowledged=self._replicator.acknowledged,
+            given_back=self._replicator.given_back,
+        )
+        member.heard_s = self._started_s
+        self.members[entry.number] = member
+        self.progress[entry.number] = Progress()
+        self._heard[entry.number] = asyncio.Event()
+        self._tasks[entry.number] = asyncio.create_task(self._keep_connected(member))
+
+    async def _keep_connected(self, member: Member) -> None:
+        """A session with one member, whenever there can be one."""
+        number = member.number
+        heard = self._heard[number]
+        while True:
+            await member.broken.wait()
+            self._refresh()
+            await heard.wait()
+            heard.clear()
+            try:
+                await self._open_session(member)
+            except PulzarError as error:
+                if self.remarks.get(number) != str(error):
+                    _log.warning("volume %s: %s", member.entry.name, error)
+                self.remarks[number] = str(error)
+            else:
+                self.remarks.pop(number, None)
+            self._refresh()
+
+    async def _open_session(self, member: Member) -> None:
+        """Open a session, follow the log to its head, use the member. Raises PulzarError."""
+        presence = member.presence
+        if presence is None or self._silent_s(member) >= OFFLINE_S:
+            return
+        link = member.link
+        if presence.epoch > self.epoch:
+            self._begin_epoch(presence.epoch + 1)
+        session = int.from_bytes(self._token(8), "little") >> 1
+        try:
+            opened = await link.open_session(SessionWanted(self.epoch, session))
+        except StaleSession:
+            self._begin_epoch((await link.hello()).epoch + 1)
+            raise
+        epoch = self.epoch
+        async with self._membership:
+            self._adopt(decode_members(opened.members))
+        if member.number not in self.members:
+            raise MemberRefused(f"volume {member.entry.name} was removed from the cluster")
+        head = Cursor(opened.opening, opened.seq)
+        await self._follower.follow(link, member.number, head, self.progress[member.number])
+        sent = 0
+        known = decode_members(opened.members)
+        if known is None or known.generation < self.list.generation:
+            record = self._members_record(self.list)
+            await link.append(Append(epoch, session, 0, [record]))
+            sent = 1
+        if epoch != self.epoch or link is not member.link:
+            raise Unavailable("it is overtaken by a new session")
+        member.begin(epoch, session, sent)
+        self._returned(member)
+        _log.info("volume %s is online", member.entry.name)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Another master was here: go on behind its epoch, with new sessions everywhere."""
+        if epoch <= self.epoch:
+            return
+        self._keep(epoch=epoch)
+        self._writer.begin_epoch(epoch)
+        for member in self.members.values():
+            member.break_off(Unavailable("a new epoch has begun"))
+
+    # What is known of the members.
+
+    def _silent_s(self, member: Member) -> float:
+        return self._clock.monotonic_s() - member.heard_s
+
+    async def _tick(self) -> None:
+        """Now and then: who was silent for too long, and how full everybody is."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            for member in list(self.members.values()):
+                if member.online and self._silent_s(member) >= OFFLINE_S:
+                    member.break_off(Unavailable(f"no word from it for {OFFLINE_S:g} s"))
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """States and placement, from what was heard last."""
+        for member in self.members.values():
+            state = state_of(
+                connected=member.online,
+                followed=member.followed,
+                silent_s=self._silent_s(member),
+                lost_after_s=self._lost_after_s,
+            )
+            if state != member.state:
+                if state in (State.OFFLINE, State.LOST):
+                    _log.warning("volume %s is %s", member.entry.name, state)
+                member.state = state
+        self._replicator.placement = Placement(self._candidates())
+        self._changed()
+
+    def _candidates(self) -> list[Candidate]:
+        found = []
+        for member in self.members.values():
+            presence = member.presence
+            if member.online and presence is not None and not member.draining:
+                found.append(
+                    Candidate(
+                        number=member.number,
+                        host=member.host,
+                        total_bytes=presence.total_bytes,
+                        used_bytes=presence.used_bytes,
+                        room_bytes=presence.room_bytes,
+                        pending=member.pending,
+                    )
+                )
+        return found
+
+    def unfollowed(self) -> Sequence[Member]:
+        """The members without whose log an answer might be wrong."""
+        return [
+            member
+            for member in self.members.values()
+            if not member.followed and self._catalog.cursor(member.number) == NOWHERE
+        ]
+
+    def awaited(self) -> Sequence[Member]:
+        """The members that may still show up in a moment, after a start."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._started_s >= OFFLINE_S:
+            return []
+        return [member for member in self.members.values() if not member.followed]
+
+    def not_ready(self) -> str | None:
+        """Why data cannot be served; None when it can."""
+        if not self.list.members:
+            return "no volume has joined yet: start one with `pulzar volume --master URL`"
+        missing = self.unfollowed()
+        if missing:
+            names = ", ".join(
+                f"{member.entry.name} ({self.remarks.get(member.number, member.state)})"
+                for member in missing
+            )
+            return f"the catalog is being filled; not followed to the head yet: {names}"
+        return None

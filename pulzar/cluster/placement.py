@@ -1,0 +1,107 @@
+"""Where copies go: the users' "load balance". Pure; chance is an argument.
+
+A key stays where it is. Other copies are drawn among the volumes that have room, weighted so that
+unequal volumes fill up alike:
+
+    weight = room / (1 + pending / PENDING_HALVES)
+
+room being the bytes that values may still take: a volume with twice the room gets twice the bytes,
+so that the shares of used space come closer to each other with every write. A volume with a long
+queue gets less. Copies of one key are on different hosts where there are hosts enough.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate
+
+import msgspec
+
+PENDING_HALVES = 256
+"""With so many operations waiting, a volume gets half of its share."""
+
+DRAWS_MAX = 4
+"""After so many draws in vain, the volumes that are left are looked at one by one."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A volume that is online and may take new copies. Sizes in bytes."""
+
+    number: int
+    host: str
+    total_bytes: int
+    used_bytes: int
+    room_bytes: int
+    pending: int
+
+
+class Placement:
+    """The choice among some candidates, as they were when this was made."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.candidates = tuple(candidates)
+        self._by_number = {one.number: one for one in candidates}
+        self._room = {one.number: one.room_bytes for one in candidates}
+        self._weights = [_weight(one) for one in candidates]
+        self._ends = list(accumulate(self._weights))
+
+    def choose(
+        self,
+        wanted: int,
+        *,
+        size: int,
+        draw: Callable[[], float],
+        holders: Sequence[int] = (),
+        avoid: Collection[int] = (),
+    ) -> tuple[int, ...]:
+        """The numbers of up to `wanted` different volumes with room for `size` bytes, those of
+        `holders` first, none of `avoid`. `draw` gives a number in [0, 1).
+
+        What is chosen is counted, so that many choices in a row do not overfill a volume.
+        """
+        room = self._room
+        chosen = [n for n in holders if room.get(n, -1) >= size and n not in avoid][:wanted]
+        while len(chosen) < wanted:
+            number = self._draw(size, draw, chosen, avoid)
+            if number is None:
+                break
+            chosen.append(number)
+        for number in chosen:
+            room[number] -= size
+        return tuple(chosen)
+
+    def _draw(
+        self,
+        size: int,
+        draw: Callable[[], float],
+        chosen: Sequence[int],
+        avoid: Collection[int],
+    ) -> int | None:
+        """One more volume."""
+        if not self._ends or not self._ends[-1]:
+            return None
+        hosts = {self._by_number[number].host for number in chosen if number in self._by_number}
+        for _ in range(DRAWS_MAX):
+            at = bisect_right(self._ends, draw() * self._ends[-1])
+            one = self.candidates[min(at, len(self.candidates) - 1)]
+            if self._fits(one, size, chosen, avoid) and one.host not in hosts:
+                return one.number
+        left = [one for one in self.candidates if self._fits(one, size, chosen, avoid)]
+        left = [one for one in left if one.host not in hosts] or left
+        if not left:
+            return None
+        ends = list(accumulate(_weight(one) for one in left))
+        at = bisect_right(ends, draw() * ends[-1])
+        return left[min(at, len(left) - 1)].number
+
+    def _fits(
+        self, one: Candidate, size: int, chosen: Sequence[int], avoid: Collection[int]
+    ) -> bool:
+        return (
+            self._room[one.number] >= size
+            and one.number not in chosen
+            and (one.number not in avoid)
+        )
+
+
+def _weight(one: Candidate) -> float:
+    return max(one.room_bytes, 1) / (1 + one.pending / PENDING_HALVES)

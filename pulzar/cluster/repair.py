@@ -1,0 +1,387 @@
+"""Brings every key to as many copies as it should have, beside requests.
+
+    hide      a volume still has what was superseded elsewhere: DELETE, or MOVED at that version
+    mend      a key has too few copies: copy it to another volume; or too many: hide one
+    heal      a copy is damaged: append the value again, from another copy
+    compare   a volume has returned: comparison.py
+
+Which keys have too few or too many copies is known by their sets of volumes (copies.py); then the
+keys are walked through once, in order. Every change of a key takes its turn, like a write. What
+cannot be done now is found again by the next walk or comparison, so nothing here need be durable.
+"""
+
+import asyncio
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+
+from pulzar.clock import Clock
+from pulzar.cluster.comparison import Compared, Comparison
+from pulzar.cluster.flight import Flight
+from pulzar.cluster.link import Link
+from pulzar.cluster.member import Member
+from pulzar.cluster.membership import State
+from pulzar.cluster.messages import DAMAGED, FOUND, Found, NewRecord, Pull
+from pulzar.cluster.reconcile import Action, Do
+from pulzar.cluster.redundancy import Redundancy, Standing, plan_key, redundancy, wants_work
+from pulzar.cluster.replicator import Replicator
+from pulzar.errors import LinkBroken, PulzarError, Unavailable
+from pulzar.limits import INLINE_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
+from pulzar.varidb.catalog import Catalog
+from pulzar.varidb.catalog_row import Change, Row
+from pulzar.varidb.entry import Entry
+from pulzar.varidb.record import Type, decode_meta, encode_meta
+from pulzar.varidb.turns import Turns
+
+_log = logging.getLogger(__name__)
+
+TASKS_MAX = 100_000
+"""Keys that wait to be looked at; more are left to the next walk."""
+
+AT_ONCE = 16
+"""Keys being mended at a time."""
+
+WALK_ROWS = 1000
+WALK_PAUSE_S = 30.0
+"""Between two walks, if nothing happens in between."""
+
+
+class Repair:
+    """The repairs of one cluster. One event loop."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        members: dict[int, Member],
+        replicator: Replicator,
+        turns: Turns,
+        *,
+        clock: Clock,
+        replicas: int,
+        draw: Callable[[], float],
+    ) -> None:
+        self._catalog = catalog
+        self._members = members
+        self._replicator = replicator
+        self._turns = turns
+        self._clock = clock
+        self._replicas = replicas
+        self._draw = draw
+        self._comparison = Comparison(catalog, turns, superseded=self.hide, hide=self._append_hide)
+        self._waiting: OrderedDict[tuple[str, bytes, int, int], None] = OrderedDict()
+        self._comparing: dict[int, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._more = asyncio.Event()
+        self._less = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._walking = False
+        self._standings: dict[int, Standing] = {}
+        self.copied_total = 0
+        self.hidden_total = 0
+        self.healed_total = 0
+        self.failed_total = 0
+
+    def start(self) -> None:
+        """Begin the work."""
+        self._tasks = [asyncio.create_task(self._walk_forever())]
+        self._tasks += [asyncio.create_task(self._work()) for _ in range(AT_ONCE)]
+
+    async def close(self) -> None:
+        """End it."""
+        tasks = [*self._tasks, *self._comparing.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def wake(self) -> None:
+        """See what is to be done, if a member's state has changed."""
+        standings = self.standings()
+        if standings != self._standings:
+            self._standings = standings
+            self._wake.set()
+
+    def statistics(self) -> dict[str, float]:
+        """Counters and gauges by name."""
+        return {
+            "copies_made_total": self.copied_total,
+            "copies_hidden_total": self.hidden_total,
+            "copies_healed_total": self.healed_total,
+            "repairs_failed_total": self.failed_total,
+            "repairs_waiting": len(self._waiting),
+        }
+
+    def doing(self) -> list[str]:
+        """What is being done now, in plain words."""
+        doing = [
+            f"comparing volume {self._members[number].entry.name} with the catalog"
+            for number in self._comparing
+            if number in self._members
+        ]
+        if self._waiting:
+            doing.append(f"repairing copies: {len(self._waiting)} keys wait")
+        elif self._walking:
+            doing.append("looking for keys with too few or too many copies")
+        doing += [
+            f"draining volume {member.entry.name}"
+            for member in self._members.values()
+            if member.draining
+        ]
+        return doing
+
+    # What is known of the members.
+
+    def standings(self) -> dict[int, Standing]:
+        """Each member as redundancy.py sees it."""
+        return {
+            number: Standing(
+                online=member.online,
+                counts=member.state != State.LOST and not member.draining,
+            )
+            for number, member in self._members.items()
+        }
+
+    def redundancy(self) -> Redundancy:
+        """How redundant all keys are. Raises ViewBroken."""
+        return redundancy(self._catalog.copies(), self._replicas, self.standings())
+
+    # What others ask for.
+
+    def hide(self, key: bytes, entry: Entry, numbers: Sequence[int]) -> None:
+        """Volumes hold a version that was superseded: tell those that are online; the others are
+        compared when they return."""
+        for number in numbers:
+            member = self._members.get(number)
+            if member is not None and member.online:
+                self._add("hide", key, entry.version, number)
+
+    def damaged(self, key: bytes, entry: Entry, number: int) -> None:
+        """A copy is damaged: make it anew."""
+        self._add("heal", key, entry.version, number)
+
+    def mend(self, key: bytes) -> None:
+        """A key may have too few copies."""
+        self._add("mend", key, 0, 0)
+
+    def _add(self, what: str, key: bytes, version: int, number: int) -> None:
+        if len(self._waiting) < TASKS_MAX:
+            self._waiting[what, key, version, number] = None
+            self._more.set()
+
+    async def compare(self, link: Link, number: int) -> None:
+        """Bring the catalog in line with a volume; nothing is appended to it."""
+        await self._comparison.compare(link, number, adopt_only=True)
+
+    def returned(self, member: Member) -> None:
+        """A member is online again: compare it, both ways."""
+        old = self._comparing.get(member.number)
+        if old is not None:
+            old.cancel()
+        task = asyncio.create_task(self._compare(member))
+        self._comparing[member.number] = task
+
+    async def _compare(self, member: Member) -> None:
+        number = member.number
+        try:
+            done: Compared = await self._comparison.compare(member.link, number)
+            if done != Compared():
+                _log.info("volume %s compared: %s", member.entry.name, done)
+        except PulzarError as error:
+            _log.warning("volume %s could not be compared: %s", member.entry.name, error)
+        finally:
+            if self._comparing.get(number) is asyncio.current_task():
+                del self._comparing[number]
+            self._wake.set()
+
+    # The work.
+
+    async def _work(self) -> None:
+        while True:
+            while not self._waiting:
+                self._more.clear()
+                await self._more.wait()
+            (what, key, version, number), _ = self._waiting.popitem(last=False)
+            self._less.set()
+            await self._turns.take(key)
+            try:
+                await self._do(what, key, version, number)
+            except PulzarError as error:
+                self.failed_total += 1
+                _log.debug("%s of a key failed: %s", what, error)
+            except Exception:  # a bug: this key is left, the others go on
+                self.failed_total += 1
+                _log.exception("a bug met a repair")
+            finally:
+                self._turns.give(key)
+
+    async def _do(self, what: str, key: bytes, version: int, number: int) -> None:
+        """One task, with the key's turn in hand."""
+        if what == "hide":
+            await self._hide_version(key, version, number)
+        elif what == "heal":
+            await self._heal(key, version, number)
+        else:
+            await self._mend(key)
+
+    async def _hide_version(self, key: bytes, version: int, number: int) -> None:
+        known = self._catalog.known(key)
+        if isinstance(known, Row):
+            if known.version == version and number in known.copies:
+                return
+            await self._append_hide(number, key, Action(Do.HIDE, version, Type.MOVED))
+        elif known is not None and known >= version:
+            await self._append_hide(number, key, Action(Do.HIDE, known, Type.DELETE))
+
+    async def _append_hide(self, number: int, key: bytes, action: Action) -> None:
+        now_ms = self._clock.now_ms()
+        record = NewRecord(action.type, key, b"", b"", action.version, now_ms, 0)
+        await self._append(record, number, None)
+        self.hidden_total += 1
+
+    async def _append(self, record: NewRecord, number: int, change: Change | None) -> None:
+        """Make a record durable on one volume, and known to the catalog. Raises PulzarError."""
+        done: asyncio.Future[Flight] = asyncio.get_running_loop().create_future()
+        size = len(record.value)
+        flight = Flight(record, wanted=1, size=size, change=change, landed=done.set_result)
+        self._replicator.launch_to(flight, number)
+        await done
+        if not flight.holders:
+            raise flight.error or LinkBroken("it is not known whether the copy was written")
+
+    async def _heal(self, key: bytes, version: int, number: int) -> None:
+        entry = self._catalog.get(key)
+        if entry is None or entry.version != version or number not in entry.holders:
+            return
+        sources = [one for one in entry.holders if one != number]
+        await self._copy(key, entry, sources, number)
+        self.healed_total += 1
+
+    async def _mend(self, key: bytes) -> None:
+        entry = self._catalog.get(key)
+        if entry is None:
+            return
+        plan = plan_key(entry.holders, entry.replicas or self._replicas, self.standings())
+        for _ in range(plan.lacking):
+            size = entry.size
+            targets = self._replicator.placement.choose(
+                1, size=size, avoid=entry.holders, draw=self._draw
+            )
+            if not targets:
+                return
+            await self._copy(key, entry, plan.sources, targets[0])
+            now = self._catalog.get(key)
+            if now is None:
+                return
+            entry = now
+        for number in plan.extra:
+            record = NewRecord(Type.MOVED, key, b"", b"", entry.version, self._clock.now_ms(), 0)
+            change = Change(
+                key, Type.MOVED, entry.version, entry.size, entry.created_ms, entry.expires_s
+            )
+            await self._append(record, number, change)
+            self.hidden_total += 1
+
+    async def _copy(self, key: bytes, entry: Entry, sources: Sequence[int], target: int) -> None:
+        """Copy a value from one of `sources` to a volume. Raises PulzarError."""
+        found, source = await self._found(key, entry, sources)
+        upload, value, type_ = "", found.value, Type.PUT
+        if entry.size > SEGMENT_VALUE_BYTES_MAX:
+            if source is None or source.presence is None:
+                raise Unavailable("no volume that has this value is online")
+            upload, type_ = os.urandom(16).hex(), Type.BLOB
+            url = source.presence.url
+            pull = Pull(url, key, entry.version, entry.size, upload)
+            await self._members[target].link.pull(pull)
+        record = NewRecord(
+            type_,
+            key,
+            value,
+            found.meta,
+            entry.version,
+            entry.created_ms,
+            entry.expires_s,
+            upload,
+        )
+        said = decode_meta(found.meta)
+        small = type_ == Type.PUT and len(value) <= INLINE_BYTES_MAX
+        change = Change(
+            key,
+            type_,
+            entry.version,
+            entry.size,
+            entry.created_ms,
+            entry.expires_s,
+            said.content_type,
+            value if small else None,
+            replicas=said.replicas,
+        )
+        await self._append(record, target, change)
+        self.copied_total += 1
+
+    async def _found(
+        self, key: bytes, entry: Entry, sources: Sequence[int]
+    ) -> tuple[Found, Member | None]:
+        """The value, or of a large one the meta, and where it is. What is inline in the catalog
+        is a copy, too."""
+        for number in sources:
+            member = self._members.get(number)
+            if member is None or not member.online:
+                continue
+            found = await member.fetch(key, entry.version)
+            if found.status == FOUND:
+                return found, member
+            if found.status == DAMAGED:
+                self.damaged(key, entry, number)
+        if entry.inline is not None and entry.complete:
+            meta = encode_meta(entry.content_type, entry.replicas)
+            return Found(FOUND, meta, entry.inline), None
+        raise Unavailable("no copy of this value can be read now")
+
+    # Looking for work.
+
+    async def _walk_forever(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                if self._wants_work():
+                    await self._walk()
+            except PulzarError as error:
+                _log.warning("looking for keys to repair failed: %s", error)
+            await _within(self._wake.wait(), WALK_PAUSE_S)
+
+    def _wants_work(self) -> bool:
+        targets = len(self._replicator.placement.candidates)
+        return wants_work(self._catalog.copies(), self._replicas, self.standings(), targets)
+
+    async def _walk(self) -> None:
+        """Look at every key; queue those whose copies are not what they should be."""
+        self._walking = True
+        after = b""
+        try:
+            while rows := self._catalog.rows(after, None, WALK_ROWS):
+                standings = self.standings()
+                for key, row in rows:
+                    plan = plan_key(row.copies, row.replicas or self._replicas, standings)
+                    if plan.lacking or plan.extra:
+                        self.mend(key)
+                after = rows[-1][0]
+                await asyncio.sleep(0)
+                await self._until_waiting(TASKS_MAX // 2)
+            await self._until_waiting(0)
+        finally:
+            self._walking = False
+
+    async def _until_waiting(self, count: int) -> None:
+        """Wait until no more than so many keys wait."""
+        while len(self._waiting) > count:
+            self._less.clear()
+            await self._less.wait()
+
+
+async def _within(awaited: Awaitable[object], timeout_s: float) -> None:
+    """Wait for something, but no longer than that."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await awaited
+    except TimeoutError:
+        return
