@@ -1,44 +1,23 @@
-"""The ASGI application: what answers at which path, and the one place that catches errors.
+"""The application of a server that has a store: what answers at which path.
 
-The data verbs stand in front, chosen by the beginning of the path; the rest is found by its path,
-as it was sent: what is percent-encoded is part of a key or of nothing. PATHS is the list of
-everything there is.
-
-An error that Pulzar raises on purpose becomes the answer that `problem.py` gives it. Anything
-else is a bug: it is logged with its traceback and answered 500 `internal`.
-
-A refusal is sent at once, also in the middle of a body. If little of that is left, it is read, and
-the connection serves the next request. Else the refusal says `Connection: close`: without it, a
-client would send its next request behind a body that nobody reads.
+PATHS is the list of everything there is; those of CLUSTER_PATHS answer where other machines can
+join (cluster_admin.py, skynet.py).
 """
 
-import logging
-from collections.abc import Awaitable, Callable
-from difflib import get_close_matches
-
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from pulzar.clock import Clock
-from pulzar.errors import MethodNotAllowed, NotFoundPath, NotReady, PulzarError
 from pulzar.http.admin import Admin
+from pulzar.http.application import Application, Paths, short
 from pulzar.http.batch import Batches
-from pulzar.http.body import drain, left_to_read
 from pulzar.http.keys import KeyVerbs
 from pulzar.http.listing import Lister
-from pulzar.http.metrics import Metrics, Tally
-from pulzar.http.patience import Patience, Room
-from pulzar.http.problem import Refusal, bug, refusal, shown
-from pulzar.http.query import parse_query
-from pulzar.http.sending import AnswerBroken
-from pulzar.limits import ANSWERS_BYTES_MAX, DRAIN_BYTES_MAX, UPLOAD_CHUNK_TIMEOUT_S
+from pulzar.http.metrics import Metrics
+from pulzar.http.patience import Room
+from pulzar.limits import ANSWERS_BYTES_MAX, UPLOAD_CHUNK_TIMEOUT_S
 from pulzar.varidb.entry import Store
 
-_log = logging.getLogger(__name__)
-
-# Path, methods, the word that counts it in the metrics.
-PATHS: dict[str, tuple[tuple[str, ...], str]] = {
+PATHS: Paths = {
     "/add_key/{key}": (("PUT",), "put"),
     "/get_key/{key}": (("GET", "HEAD"), "get"),
     "/delete_key/{key}": (("DELETE",), "delete"),
@@ -50,103 +29,40 @@ PATHS: dict[str, tuple[tuple[str, ...], str]] = {
     "/readyz": (("GET", "HEAD"), "health"),
     "/metrics": (("GET", "HEAD"), "metrics"),
 }
-_OTHER = "other"
-_CLOSE = (b"connection", b"close")
-_HINTS = {path.partition("{")[0].rstrip("/"): path for path in PATHS}
 
 
-class App:
-    """The application over one store. `tally.open` says how many requests are at work,
-    `client_timeout_s` how long a client may take or give no byte."""
+class App(Application):
+    """The application over one store."""
 
-    def __init__(self, store: Store, *, clock: Clock, chunk_timeout_s: float) -> None:
-        self.tally = Tally()
-        self.client_timeout_s = chunk_timeout_s
-        patience = self._patience = Patience(chunk_timeout_s)
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        chunk_timeout_s: float,
+        paths: Paths = PATHS,
+        endpoints: dict[str, ASGIApp] | None = None,
+    ) -> None:
+        """`endpoints` answer at those of `paths` that are not in PATHS."""
+        super().__init__(paths, chunk_timeout_s=chunk_timeout_s)
+        patience = self.patience
         verbs = KeyVerbs(store, clock=clock, tally=self.tally, patience=patience)
-        self._put: ASGIApp = verbs.put
-        self._get: ASGIApp = verbs.get
-        self._delete: ASGIApp = verbs.delete
-        self._rest: ASGIApp = self._route
+        self._put = verbs.put
+        self._get = verbs.get
+        self._delete = verbs.delete
         admin = Admin(store)
         answers = Room(ANSWERS_BYTES_MAX, patience)
         batches = Batches(store, clock=clock, patience=patience, answers=answers)
-        self._endpoints: dict[str, ASGIApp] = {
+        self._endpoints = {
             "/list_keys/{prefix}": Lister(store, patience=patience, answers=answers).get,
             "/batch": batches.post,
-            "/admin/status": _short(admin.status),
-            "/admin/compact": _short(admin.compact),
-            "/healthz": _short(admin.health),
-            "/readyz": _short(admin.ready),
-            "/metrics": _short(Metrics(store, self.tally).get),
+            "/admin/status": short(admin.status),
+            "/admin/compact": short(admin.compact),
+            "/healthz": short(admin.health),
+            "/readyz": short(admin.ready),
+            "/metrics": short(Metrics(store.statistics, self.tally).get),
+            **(endpoints or {}),
         }
-
-    def close(self) -> None:
-        """Serve nothing more: what still waits for its client is given up, and what is asked
-        from now on is refused."""
-        self._put = self._get = self._delete = self._rest = _closed
-        self._patience.end()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification, 3.0."""
-        if scope["type"] != "http":
-            raise NotImplementedError(f"no {scope['type']} is served here")
-        tally = self.tally
-        tally.open += 1
-        path: bytes = scope["raw_path"]
-        try:
-            if path.startswith(b"/get_key/"):
-                await self._get(scope, receive, send)
-            elif path.startswith(b"/add_key/"):
-                await self._put(scope, receive, send)
-            elif path.startswith(b"/delete_key/"):
-                await self._delete(scope, receive, send)
-            else:
-                await self._rest(scope, receive, send)
-        except PulzarError as error:
-            await self._refuse(scope, receive, send, refusal(error))
-        except AnswerBroken as error:
-            _log.warning("the answer to %s was cut off: %s", _line(scope), error)
-            raise
-        except Exception:  # a bug: logged here, and the server goes on
-            _log.exception("a bug met %s", _line(scope))
-            await self._refuse(scope, receive, send, bug())
-        finally:
-            tally.open -= 1
-
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = find_path(_raw_path(scope))
-        methods, verb = PATHS[path]
-        if scope["method"] not in methods:
-            raise MethodNotAllowed(
-                f"{scope['method']} is not for {path}: use {' or '.join(methods)}", allow=methods
-            )
-        started = False
-
-        async def counting_send(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                self.tally.answers[verb, message["status"]] += 1
-            await send(message)
-
-        try:
-            await self._endpoints[path](scope, receive, counting_send)
-        except Exception as error:  # there is no second answer to a request
-            if started and not isinstance(error, AnswerBroken):
-                raise AnswerBroken(repr(error)) from error
-            raise
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, answer: Refusal) -> None:
-        self.tally.answers[_verb(_raw_path(scope)), answer.status] += 1
-        left, can_drain = left_to_read(scope)
-        closes = left > DRAIN_BYTES_MAX or not can_drain
-        headers = [*answer.headers, _CLOSE] if closes else answer.headers
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        body = b"" if scope["method"] == "HEAD" else answer.body
-        await send({"type": "http.response.body", "body": body})
-        if left and can_drain:
-            await drain(receive)
 
 
 def build_app(
@@ -155,52 +71,3 @@ def build_app(
     """The application over `store`. A client that takes or gives no byte for `chunk_timeout_s`
     in the middle of a value is given up."""
     return App(store, clock=clock, chunk_timeout_s=chunk_timeout_s)
-
-
-def find_path(path: str) -> str:
-    """The entry of PATHS that `path` is one of. Raises NotFoundPath with the nearest one."""
-    for known in PATHS:
-        front, parameter, _ = known.partition("{")
-        if path.startswith(front) if parameter else path == known:
-            return known
-    words = path.split("/")
-    candidates = ["/".join(words[:2]), "/".join(words[:3])]
-    for candidate in candidates:
-        near = get_close_matches(candidate, _HINTS, n=1)
-        if near:
-            raise NotFoundPath(
-                f"there is nothing at {shown(path)}; did you mean {_HINTS[near[0]]} ?"
-            )
-    raise NotFoundPath(f"there is nothing at {shown(path)}; there is {', '.join(PATHS)}")
-
-
-def _short(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
-    """An endpoint with a short answer and no query parameters."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        parse_query(scope["query_string"], ())
-        response = await endpoint(Request(scope))
-        await response(scope, receive, send)
-
-    return app
-
-
-async def _closed(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise NotReady("the server is stopping")
-
-
-def _raw_path(scope: Scope) -> str:
-    """The path as it was sent. `scope["path"]` is decoded: an encoded slash looks like one."""
-    raw: bytes = scope["raw_path"]
-    return raw.decode("latin-1")
-
-
-def _verb(path: str) -> str:
-    try:
-        return PATHS[find_path(path)][1]
-    except NotFoundPath:
-        return _OTHER
-
-
-def _line(scope: Scope) -> str:
-    return f"{scope['method']} {scope['path']}"

@@ -4,15 +4,13 @@ Requests only add to plain numbers in a `Tally`; they become metrics when somebo
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
-
-from pulzar.varidb.entry import Store
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,8 +30,8 @@ class Tally:
 class Metrics(Collector):
     """Reads the store's statistics and the tally when asked."""
 
-    def __init__(self, store: Store, tally: Tally) -> None:
-        self._store = store
+    def __init__(self, statistics: Callable[[], dict[str, float]], tally: Tally) -> None:
+        self._statistics = statistics
         self._tally = tally
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -55,7 +53,7 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "pulzar_http_sent_bytes", "Bytes of values sent.", tally.sent_bytes
         )
-        for name, value in sorted(self._store.statistics().items()):
+        for name, value in sorted(self._statistics().items()):
             words = name.replace("_", " ")
             if name.endswith("_total"):
                 counter = f"pulzar_{name.removesuffix('_total')}"

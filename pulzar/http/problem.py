@@ -57,6 +57,20 @@ def refusal(error: PulzarError) -> Refusal:
     return Refusal(status, headers, body)
 
 
+class Elsewhere(Exception):
+    """What was asked for is at `url`: there, the same request is to be made."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
+
+
+def redirect(elsewhere: Elsewhere) -> Refusal:
+    """307: method and body stay what they are."""
+    headers = [(b"location", elsewhere.url.encode()), (b"content-length", b"0")]
+    return Refusal(307, headers, b"")
+
+
 def shown(text: str) -> str:
     """`text` as a message may show it: quoted, escaped and cut."""
     return repr(text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}...")

@@ -24,7 +24,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server as EmbeddedServer
 
 from pulzar.errors import NotReady
-from pulzar.http.app import App
+from pulzar.http.application import Application
 from pulzar.limits import (
     CONNECTIONS_MAX,
     FLUSH_GRACE_S,
@@ -44,7 +44,7 @@ _FILES = 2 * (CONNECTIONS_MAX + OPEN_FILES_MAX)
 
 
 async def serve(
-    app: App,
+    app: Application,
     *,
     host: str,
     port: int,
@@ -102,7 +102,7 @@ def listen(host: str, port: int, *, client_timeout_s: float) -> socket.socket:
 class _Server(EmbeddedServer):
     """Granian's server on a socket that listens already."""
 
-    def __init__(self, app: App, listener: socket.socket, host: str, port: int) -> None:
+    def __init__(self, app: Application, listener: socket.socket, host: str, port: int) -> None:
         super().__init__(
             app,
             address=host,
@@ -160,7 +160,7 @@ async def _answers(host: str, port: int) -> None:
         raise NotReady(f"the HTTP server answers {line!r}")
 
 
-async def _finish(app: App, serving: "asyncio.Future[None]", grace_s: float) -> None:
+async def _finish(app: Application, serving: "asyncio.Future[None]", grace_s: float) -> None:
     """Wait for open requests, for `grace_s` at most; then give up those that wait for clients.
 
     `serving` may be left waiting for connections without a request; it ends with the event loop.
@@ -173,7 +173,7 @@ async def _finish(app: App, serving: "asyncio.Future[None]", grace_s: float) -> 
         await _until_idle(app, serving, 2 * FLUSH_GRACE_S)
 
 
-async def _until_idle(app: App, serving: "asyncio.Future[None]", limit_s: float) -> None:
+async def _until_idle(app: Application, serving: "asyncio.Future[None]", limit_s: float) -> None:
     """Wait until no connection is left, or until no request was open for a while."""
     loop = asyncio.get_running_loop()
     idle_since = loop.time()
