@@ -41,8 +41,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     client_timeout_s: int
+    master_dir: str
+    advertise: str
+    replicas: int
+    min_copies: int
+    lost_after_s: int
     data_dir: str
+    volume_host: str
     volume_port: int
+    volume_advertise: str
+    master_url: str
+    volume_name: str
+    key_file: str
     reserve_bytes: int
     segment_bytes: int
     retired_grace_s: int
@@ -51,14 +61,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     app_dir: str
     file: str | None
     origins: Mapping[str, str]
-
-    def without_effect(self) -> list[Setting]:
-        """Settings that were changed, but that only a later version will use."""
-        return [
-            setting
-            for setting in SETTINGS
-            if setting.later and getattr(self, setting.field) != setting.parse(setting.default)
-        ]
 
 
 def load(
@@ -133,8 +135,19 @@ def _read_text(disk: Disk, path: str) -> str:
         raise InvalidSetting(f"{path} line {line}: not UTF-8") from error
 
 
+_FLAGS = {
+    "data_dir": "--data",
+    "master_dir": "--data",
+    "volume_host": "--host",
+    "volume_port": "--port",
+    "volume_advertise": "--advertise",
+    "volume_name": "--name",
+    "master_url": "--master",
+}
+
+
 def _flag_name(field: str) -> str:
-    return "--data" if field == "data_dir" else f"--{field.replace('_', '-')}"
+    return _FLAGS.get(field, f"--{field.replace('_', '-')}")
 
 
 def _value(setting: Setting, text: str, origin: str, base: str) -> object:
@@ -142,7 +155,7 @@ def _value(setting: Setting, text: str, origin: str, base: str) -> object:
         value: object = setting.parse(text)
     except ValueError as error:
         raise InvalidSetting(f"{origin}: {text!r} is no {setting}: {error}") from error
-    if not setting.is_path:
+    if not setting.is_path or not value:
         return value
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):

@@ -14,6 +14,8 @@
     |-- KeyNotFound                no such key, or deleted, or expired
     |-- Forbidden                  an internal call without the cluster's key
     |-- MemberRefused              a volume that may not be a member, or not now
+    |-- NodeNotFound               no volume of that name in the cluster
+    |-- Conflict                   what is asked for would do harm as things are
     |-- ConditionFailed            If-Match / If-None-Match did not hold: nothing was changed
     |-- RangeNotSatisfiable        the range begins behind the end of the value
     |-- HistoryTrimmed             a cursor from before the horizon, or of another opening
@@ -124,6 +126,16 @@ class Forbidden(PulzarError):
 class MemberRefused(PulzarError):
     status = 409
     code = "member_refused"
+
+
+class NodeNotFound(PulzarError):
+    status = 404
+    code = "unknown_node"
+
+
+class Conflict(PulzarError):
+    status = 409
+    code = "conflict"
 
 
 class RangeNotSatisfiable(PulzarError):

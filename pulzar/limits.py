@@ -21,6 +21,9 @@ META_BYTES_MAX = 4 * KIB
 CONTENT_TYPE_BYTES_MAX = 255
 CONTENT_TYPE_DEFAULT = "application/octet-stream"  # what "" stands for
 
+REPLICAS_MAX = 31  # of one key; what a row of the catalog has room for
+DIRECT_BYTES_MAX = 64 * KIB  # larger values go between clients and volumes directly
+
 # Segments.
 SEGMENT_BYTES = 256 * MIB
 SEGMENT_BYTES_MIN = 2 * MIB  # of the setting; tests of the engine use smaller ones

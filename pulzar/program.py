@@ -1,7 +1,7 @@
-"""What `pulzar up` runs: the settings, the store and the server, wired into one program.
+"""What `pulzar up`, `pulzar master` and `pulzar volume` run: settings, store and server, wired.
 
-    settings -> open the store (recovery) -> build the application -> serve until told to stop
-             -> finish the requests under way -> close the store
+    settings -> open what is served (recovery) -> build the application -> serve until told to stop
+             -> finish the requests under way -> close
 
 SIGTERM and the first Ctrl-C stop it cleanly; a second Ctrl-C ends it at once, which loses
 nothing that was acknowledged.
@@ -12,26 +12,46 @@ import errno
 import gc
 import logging
 import os
+import secrets
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from pulzar.clock import Clock
+from pulzar.cluster.heartbeat import Heartbeat
+from pulzar.cluster.identity import KEY_NAME, STATE_NAME, keep_key, own_key, read_key
+from pulzar.cluster.remote import MasterLink, Network
+from pulzar.cluster.served import ServedVolume
+from pulzar.cluster.store import ClusterOptions, open_cluster
 from pulzar.config import Config
 from pulzar.disk import Disk
 from pulzar.errors import NotAVolume, OpenError, Unavailable, VolumeReadOnly
 from pulzar.http.app import build_app
+from pulzar.http.application import Application
+from pulzar.http.master_app import build_master_app
 from pulzar.http.server import serve
+from pulzar.http.volume_app import VolumeApp
 from pulzar.varidb.identity import IDENTITY_NAME
-from pulzar.varidb.serving import StoreOptions
-from pulzar.varidb.store import LocalStore, open_store
+from pulzar.varidb.serving import ServingVolume, StoreOptions, open_volume
+from pulzar.varidb.store import open_store
 
-OUR_NAMES = {"volume", "volume.views", "catalog.views", "lost+found"}
+OUR_NAMES = {
+    "volume",
+    "volume.views",
+    "catalog.views",
+    "lost+found",
+    "master",
+    KEY_NAME,
+    STATE_NAME,
+}
 FAILURE_GRACE_S = 0.5
 GC_THRESHOLD = 10_000  # new objects between two collections; Python's own default is 700
 FAILURE_EXIT_CODE = 3  # as for every other Unavailable, see cli/exit.py
 
 log = logging.getLogger(__name__)
+
+OnReady = Callable[[str], None]
 
 
 def configure_log(level: str) -> None:
@@ -44,52 +64,185 @@ def configure_log(level: str) -> None:
     )
 
 
-def log_settings(config: Config) -> None:
-    """Say where the site, its settings and its data are, and what has no effect."""
+def log_settings(config: Config, directory: str, field: str) -> None:
+    """Say where the site, its settings and its data are."""
     log.info("site %s, settings from %s", config.app_dir, config.file or "nowhere: defaults")
-    log.info("data in %s (%s)", config.data_dir, config.origins["data_dir"])
-    for setting in config.without_effect():
-        log.warning("%s has no effect in this version. %s", setting, setting.later)
+    log.info("data in %s (%s)", directory, config.origins[field])
 
 
-async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `on_ready` is given the URL once it answers.
+async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) -> None:
+    """Serve everything from this machine until SIGTERM or SIGINT. `on_ready` is given the URL once
+    it answers.
 
     Raises OpenError where the data directory or the port cannot be had, Unavailable where a
     process that belongs to the program has ended.
     """
+    stop = _stop_on_signals()
+    log_settings(config, config.data_dir, "data_dir")
+    check_data_directory(disk, config.data_dir)
+    gc.disable()  # what an opening holds, it holds until it ends
+    store = await open_store(config.data_dir, disk=disk, clock=clock, options=store_options(config))
+    app = build_app(store, clock=clock, chunk_timeout_s=config.client_timeout_s)
+    await _serve(
+        app,
+        config.host,
+        config.port,
+        stop=stop,
+        on_ready=on_ready,
+        failure=store.failure,
+        close=store.close,
+    )
+
+
+async def run_master(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) -> None:
+    """Serve as the master of volumes that are programs of their own. As `run`."""
+    stop = _stop_on_signals()
+    directory = config.master_dir
+    log_settings(config, directory, "master_dir")
+    check_data_directory(disk, directory)
+    gc.disable()
+    try:
+        disk.make_directory(directory)
+        key = own_key(disk, directory, token=secrets.token_bytes)
+        network = Network(key)
+        store = await open_cluster(
+            directory,
+            key,
+            disk=disk,
+            clock=clock,
+            connect=network.volume,
+            options=ClusterOptions(
+                replicas=config.replicas,
+                min_copies=config.min_copies,
+                lost_after_s=config.lost_after_s,
+                follow_records=config.backup_chunk_records,
+            ),
+        )
+    except OSError as error:
+        raise OpenError(f"{directory} cannot be used: {error}") from error
+    app = build_master_app(store, key, clock=clock, chunk_timeout_s=config.client_timeout_s)
+
+    async def close() -> None:
+        await store.close()
+        await network.close()
+
+    await _serve(
+        app,
+        config.host,
+        config.port,
+        stop=stop,
+        on_ready=on_ready,
+        failure=store.failure,
+        close=close,
+    )
+
+
+async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) -> None:
+    """Serve a volume to its master. As `run`; also raises InvalidSetting without the cluster's
+    key, MemberRefused and Forbidden where the master does not want the volume."""
+    stop = _stop_on_signals()
+    directory = config.data_dir
+    log_settings(config, directory, "data_dir")
+    check_data_directory(disk, directory)
+    key = read_key(disk, config.key_file or f"{directory}/{KEY_NAME}")
+    gc.disable()
+    options = store_options(config)
+    volume = open_volume(directory, disk=disk, clock=clock, options=options)
+    network = Network(key)
+    master = MasterLink(network, config.master_url or _url(config.host, config.port))
+    serving = ServingVolume(
+        directory, volume, disk=disk, clock=clock, options=options, token=os.urandom
+    )
+    served = ServedVolume(
+        serving,
+        name=config.volume_name or socket.gethostname(),
+        url=config.volume_advertise,
+        instance=secrets.token_hex(8),
+        clock=clock,
+        connect=network.volume,
+    )
+    await serving.start()
+    heartbeat = Heartbeat(served, master)
+
+    def ready(url: str) -> None:
+        served.url = served.url or url
+        keep_key(disk, directory, key)
+        heartbeat.start()
+        on_ready(url)
+
+    async def close() -> None:
+        await heartbeat.close()
+        await served.close()
+        await serving.stop()
+        serving.close()
+        await network.close()
+
+    async def failure() -> str:
+        done, waiting = await asyncio.wait(
+            (
+                asyncio.ensure_future(serving.failure()),
+                asyncio.ensure_future(heartbeat.refused()),
+            ),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        for one in waiting:
+            one.cancel()
+        return done.pop().result()
+
+    app = VolumeApp(served, master, key=key, clock=clock, chunk_timeout_s=config.client_timeout_s)
+    await _serve(
+        app,
+        config.volume_host,
+        config.volume_port,
+        stop=stop,
+        on_ready=ready,
+        failure=failure,
+        close=close,
+    )
+
+
+async def _serve(
+    app: Application,
+    host: str,
+    port: int,
+    *,
+    stop: asyncio.Event,
+    on_ready: OnReady,
+    failure: Callable[[], Awaitable[str]],
+    close: Callable[[], Awaitable[None]],
+) -> None:
+    """Serve what is open until it is to stop; close it."""
+    watching = asyncio.create_task(_stop_at_failure(failure, stop))
+    _calm_collector()
+    try:
+        if not stop.is_set():
+            await serve(app, host=host, port=port, on_ready=on_ready, stop=stop)
+    except OSError as error:
+        raise _listen_error(host, port, error) from error
+    finally:
+        failed = watching.done()
+        watching.cancel()
+        await close()
+    if failed:
+        raise Unavailable(watching.result())
+    log.info("stopped")
+
+
+def store_options(config: Config) -> StoreOptions:
+    """What the settings say of a volume."""
+    return StoreOptions(
+        reserve_bytes=config.reserve_bytes,
+        segment_bytes=config.segment_bytes,
+        grace_s=config.retired_grace_s,
+    )
+
+
+def _stop_on_signals() -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, _stop_once, loop, stop)
-    log_settings(config)
-    check_data_directory(disk, config.data_dir)
-    gc.disable()  # what an opening holds, it holds until it ends
-    store = await open_store(
-        config.data_dir,
-        disk=disk,
-        clock=clock,
-        options=StoreOptions(
-            reserve_bytes=config.reserve_bytes,
-            segment_bytes=config.segment_bytes,
-            grace_s=config.retired_grace_s,
-        ),
-    )
-    failure = asyncio.create_task(_stop_at_failure(store, stop))
-    _calm_collector()
-    try:
-        if not stop.is_set():
-            app = build_app(store, clock=clock, chunk_timeout_s=config.client_timeout_s)
-            await serve(app, host=config.host, port=config.port, on_ready=on_ready, stop=stop)
-    except OSError as error:
-        raise _listen_error(config, error) from error
-    finally:
-        failed = failure.done()
-        failure.cancel()
-        await store.close()
-    if failed:
-        raise Unavailable(failure.result())
-    log.info("stopped")
+    return stop
 
 
 def _calm_collector() -> None:
@@ -118,13 +271,13 @@ def check_data_directory(disk: Disk, directory: str) -> None:
         raise NotAVolume(f"{directory} holds other files and no volume; use an empty directory")
 
 
-async def _stop_at_failure(store: LocalStore, stop: asyncio.Event) -> str:
+async def _stop_at_failure(failure: Callable[[], Awaitable[str]], stop: asyncio.Event) -> str:
     """Stop when a process of the program has ended: the others follow within a second.
 
     Requests get half of it. Then everything ends, as by `kill -9`, which loses nothing that was
     acknowledged.
     """
-    reason = await store.failure()
+    reason = await failure()
     log.critical("stopping: %s", reason)
     asyncio.get_running_loop().call_later(FAILURE_GRACE_S, os._exit, FAILURE_EXIT_CODE)
     stop.set()
@@ -136,9 +289,13 @@ def _stop_once(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     loop.remove_signal_handler(signal.SIGINT)
 
 
-def _listen_error(config: Config, error: OSError) -> OpenError:
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _listen_error(host: str, port: int, error: OSError) -> OpenError:
     """Why the server cannot listen, and what to do."""
-    place = f"{config.host}:{config.port}"
+    place = f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
         return OpenError(f"{place} is in use by another program; choose another with --port")
     return OpenError(f"cannot listen at {place}: {error.strerror or error}")

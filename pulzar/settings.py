@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +19,7 @@ from pulzar.limits import (
     GIB,
     KIB,
     MIB,
+    REPLICAS_MAX,
     RETIRED_GRACE_S,
     SEGMENT_BYTES,
     SEGMENT_BYTES_MAX,
@@ -63,6 +65,42 @@ def parse_count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise ValueError("give a whole number from 1 to 999999999")
     return int(text)
+
+
+def parse_replicas(text: str) -> int:
+    """How many volumes hold a key."""
+    if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= REPLICAS_MAX:
+        raise ValueError(f"give a whole number from 1 to {REPLICAS_MAX}")
+    return int(text)
+
+
+def parse_url(text: str) -> str:
+    """The URL of a server, without a path; empty for none."""
+    if not text or text == "auto":
+        return ""
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if parts.scheme != "http" or not parts.hostname or port == 0 or parts.path.strip("/"):
+        raise ValueError("give a URL such as http://10.0.0.1:9000, without a path")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"http://{host}:{port or 80}"
+
+
+def parse_name(text: str) -> str:
+    """The name of a volume; empty or auto for that of the machine."""
+    if not text or text == "auto":
+        return ""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise ValueError("give 1 to 64 letters, digits, dots, dashes and underscores")
+    return text
+
+
+def parse_path_or_auto(text: str) -> str:
+    """A path, or auto."""
+    return "" if not text or text == "auto" else parse_text(text)
 
 
 def parse_size(text: str) -> int:
@@ -121,8 +159,7 @@ def _size_text(size: int) -> str:
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table.
 
-    `field` is its name in Config. `later` says which part of Pulzar will use a setting that
-    this version only keeps, because the specification's server.conf may hold it.
+    `field` is its name in Config.
     """
 
     section: str
@@ -134,7 +171,6 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     costs: str
     unsure: str
     is_path: bool = False
-    later: str = ""
 
     @property
     def variable(self) -> str:
@@ -184,6 +220,66 @@ SETTINGS = (
         unsure="60s.",
     ),
     Setting(
+        section="server",
+        name="state_dir",
+        field="master_dir",
+        parse=parse_text,
+        default="storage/master",
+        does="Where `pulzar master` keeps the key of the cluster (cluster.key), who its members "
+        "are, and its catalog. `pulzar up` keeps them in [volume] dir.",
+        costs="Without cluster.key no volume can talk to the master: keep a copy of it. The rest "
+        "is made anew from the volumes when it is lost.",
+        unsure="storage/master.",
+        is_path=True,
+    ),
+    Setting(
+        section="server",
+        name="advertise",
+        field="advertise",
+        parse=parse_url,
+        default="auto",
+        does="The URL at which volumes and clients reach the master, where it is not the one made "
+        "of host and port: behind a forwarded port, or where host is 0.0.0.0.",
+        costs="If it is wrong, clients that a volume sends back to the master do not find it.",
+        unsure="auto.",
+    ),
+    Setting(
+        section="server",
+        name="replicas",
+        field="replicas",
+        parse=parse_replicas,
+        default="1",
+        does="How many volumes hold a key. PUT ...?replicas=N says it for one key. With fewer "
+        "volumes than that, keys have as many copies as there are volumes, and the rest is made up "
+        "for when more join.",
+        costs="Each copy takes its space and its time: a write is acknowledged when all of its "
+        "copies are durable. With 1, a volume that is lost takes its keys with it.",
+        unsure="2, as soon as there are two volumes.",
+    ),
+    Setting(
+        section="server",
+        name="min_copies",
+        field="min_copies",
+        parse=parse_replicas,
+        default="1",
+        does="A write needs so many durable copies to be acknowledged, or as many as the key is to "
+        "have, if that is less.",
+        costs="With more than 1, writes are refused while too few volumes are online. With 1, a "
+        "write may be acknowledged that only one volume has; the answer's Pulzar-Copies says so.",
+        unsure="1.",
+    ),
+    Setting(
+        section="server",
+        name="lost_after",
+        field="lost_after_s",
+        parse=parse_duration,
+        default="10m",
+        does="When nothing was heard of a volume for so long, its keys are copied again elsewhere.",
+        costs="If it is short, a volume that restarts slowly makes the others copy its data; if it "
+        "is long, keys stay longer with fewer copies after a volume died.",
+        unsure="10m.",
+    ),
+    Setting(
         section="volume",
         name="dir",
         field="data_dir",
@@ -200,14 +296,68 @@ SETTINGS = (
     ),
     Setting(
         section="volume",
+        name="host",
+        field="volume_host",
+        parse=parse_host,
+        default="127.0.0.1",
+        does="The address at which a volume that runs as a program of its own answers its master, "
+        "the other volumes, and clients that are sent to it.",
+        costs="As for [server] host: whoever reaches it reads the values on it.",
+        unsure="127.0.0.1.",
+    ),
+    Setting(
+        section="volume",
         name="port",
         field="volume_port",
         parse=parse_port,
         default="9001",
         does="The TCP port at which a volume that runs as a program of its own answers its master.",
-        costs="Nothing.",
+        costs="Nothing. `pulzar up` runs master and volume in one process and does not use it.",
         unsure="9001.",
-        later="`pulzar up` runs master and volume in one process, which needs no second port.",
+    ),
+    Setting(
+        section="volume",
+        name="advertise",
+        field="volume_advertise",
+        parse=parse_url,
+        default="auto",
+        does="The URL at which the master, the other volumes and clients reach this volume, where "
+        "it is not the one made of host and port.",
+        costs="If it is wrong, the master does not find the volume, or clients do not.",
+        unsure="auto.",
+    ),
+    Setting(
+        section="volume",
+        name="master",
+        field="master_url",
+        parse=parse_url,
+        default="auto",
+        does="The URL of the master of this volume. auto is the one made of [server] host and "
+        "port.",
+        costs="Nothing.",
+        unsure="auto, with [server] host and port of the master.",
+    ),
+    Setting(
+        section="volume",
+        name="name",
+        field="volume_name",
+        parse=parse_name,
+        default="auto",
+        does="The name of this volume in /admin/network. auto is the name of the machine.",
+        costs="Nothing. Two volumes that are online cannot have the same name.",
+        unsure="auto, unless two volumes run on one machine.",
+    ),
+    Setting(
+        section="volume",
+        name="key_file",
+        field="key_file",
+        parse=parse_path_or_auto,
+        default="auto",
+        does="The file with the key of the cluster, a copy of the master's cluster.key. auto is "
+        "cluster.key in [volume] dir, where the volume keeps it once it has it.",
+        costs="Whoever can read this file can speak as a machine of the cluster.",
+        unsure="auto; copy the master's cluster.key to [volume] dir.",
+        is_path=True,
     ),
     Setting(
         section="volume",
@@ -261,10 +411,10 @@ SETTINGS = (
         field="backup_chunk_records",
         parse=parse_count,
         default="1000",
-        does="The number of records in one batch when a backup is synchronised.",
+        does="The number of records in one batch when a log is followed: by a master that "
+        "restarts, or fills its catalog anew.",
         costs="Larger batches are faster and take more memory.",
         unsure="1000.",
-        later="Synchronised backups come in a later version; until then copy the data directory.",
     ),
 )
 
@@ -293,8 +443,6 @@ def server_conf() -> str:
 
 def _block(setting: Setting) -> str:
     paragraphs = [setting.does]
-    if setting.later:
-        paragraphs.append(f"Without effect in this version. {setting.later}")
     paragraphs.append(f"What it costs: {setting.costs}")
     paragraphs.append(f"If unsure: {setting.unsure}")
     return "".join(map(_comment, paragraphs)) + f"{setting.name} = {setting.default}\n"

@@ -23,6 +23,8 @@ from pulzar.cli.exit import EXIT_CODES, run  # noqa: E402
 
 COMMANDS = {
     "up": "Start Pulzar on this machine.",
+    "master": "Start the master of a cluster on this machine.",
+    "volume": "Start a volume of a cluster on this machine.",
     "init": "Make a site folder: settings, jobs, extensions.",
     "config": "Show the settings that hold, and where each comes from.",
     "put": "Store a file, a directory or standard input.",
@@ -34,6 +36,8 @@ COMMANDS = {
     "check": "Read every byte of a volume and report damage.",
     "rebuild": "Make the views of a volume anew from its log.",
     "inspect": "Show what is in a volume, record by record.",
+    "cluster": "Show a cluster's volumes; drain or remove one.",
+    "restore": "Let a master read everything from its volumes again.",
     "demo": "See it work, on real files; ends by itself.",
     "torture": "Kill a server again and again and verify what it kept.",
 }

@@ -3,7 +3,7 @@
 import click
 
 from pulzar.cli.options import app_option, config_option, json_option
-from pulzar.cli.output import note, print_json, print_table
+from pulzar.cli.output import print_json, print_table
 from pulzar.config import load
 from pulzar.disk import SystemDisk
 from pulzar.settings import SETTINGS
@@ -35,10 +35,7 @@ def command(app: str | None, config: str | None, as_json: bool) -> None:
                     "origin": origin,
                     "default": setting.parse(setting.default),
                     "variable": setting.variable,
-                    "effective": not setting.later,
                 }
             )
     if not as_json:
         print_table(("section", "name", "value", "from"), rows)
-    for setting in found.without_effect():
-        note(f"{setting} has no effect in this version. {setting.later}")

@@ -20,9 +20,13 @@ import msgspec
 
 from pulzar.errors import (
     ConditionFailed,
+    Conflict,
     Damage,
+    Forbidden,
     HistoryTrimmed,
     KeyNotFound,
+    MemberRefused,
+    NodeNotFound,
     OpenError,
     OutOfSpace,
     RangeNotSatisfiable,
@@ -64,7 +68,15 @@ EXIT_CODES = (
     ExitCode(
         NO,
         "the answer is no: no such key, a condition that does not hold, some of many failed",
-        (KeyNotFound, ConditionFailed, HistoryTrimmed),
+        (
+            KeyNotFound,
+            ConditionFailed,
+            HistoryTrimmed,
+            NodeNotFound,
+            Conflict,
+            MemberRefused,
+            Forbidden,
+        ),
     ),
     ExitCode(
         USAGE,

@@ -35,6 +35,11 @@ def on_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def stderr_is_terminal() -> bool:
+    """Whether a person reads stderr."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def binary_stdout() -> BinaryIO:
     """Where the bytes of a value go. Raises OpenError where stdout is closed."""
     _check_stdout()

@@ -1,14 +1,13 @@
 """What `put` and `get` share for directories: a progress bar and the report of what was done."""
 
 import importlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 
 from pulzar.cli.exit import NO, Answer
-from pulzar.cli.output import note, print_json, print_line, size_text
+from pulzar.cli.output import note, print_json, print_line, size_text, stderr_is_terminal
 from pulzar.client.save import OnBytes
 from pulzar.client.tree import Outcome
 
@@ -21,7 +20,7 @@ def progress(title: str, total_bytes: Callable[[], int]) -> Iterator[OnBytes | N
 
     `total_bytes` is asked only where there is a bar to draw.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not stderr_is_terminal():
         yield None
         return
     with importlib.import_module("pulzar.cli.bar").bar(title, total_bytes()) as on_bytes:

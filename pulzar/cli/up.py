@@ -4,10 +4,10 @@ import click
 import uvloop
 
 from pulzar.cli.options import app_option, config_option
+from pulzar.cli.ready import say_ready
 from pulzar.clock import SystemClock
 from pulzar.config import load
 from pulzar.disk import SystemDisk
-from pulzar.errors import OpenError
 from pulzar.program import configure_log, run
 
 
@@ -35,11 +35,4 @@ def command(
         disk, app=app, file=config, flags={"data_dir": data, "host": host, "port": port}
     )
     configure_log(settings.log_level)
-    uvloop.run(run(settings, disk=disk, clock=SystemClock(), on_ready=_say_ready))
-
-
-def _say_ready(url: str) -> None:
-    try:
-        click.echo(f"pulzar: ready at {url}")
-    except OSError as error:  # no fault of the address that it listens at
-        raise OpenError(f"the ready line cannot be printed: {error.strerror}") from error
+    uvloop.run(run(settings, disk=disk, clock=SystemClock(), on_ready=say_ready))

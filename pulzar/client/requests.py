@@ -197,6 +197,12 @@ def compact() -> Request:
     return Request("POST", "/admin/compact")
 
 
+def admin(method: str, path: str, body: object = None) -> Request:
+    """Something below /admin/."""
+    content = msgspec.json.encode(body) if body is not None else b""
+    return Request(method, f"/admin/{path}", {"Accept": "application/json"}, content)
+
+
 def ready() -> Request:
     """Whether the server can serve now."""
     return Request("GET", "/readyz")
@@ -263,6 +269,12 @@ def read_compacted(answer: Answer) -> dict[str, int]:
     if "segments" not in done:
         raise UnexpectedAnswer("the answer is not what Pulzar answers: no segments")
     return done
+
+
+def read_admin(answer: Answer) -> dict[str, Any]:
+    """The JSON of an answer."""
+    check(answer)
+    return _json(answer, dict[str, Any])
 
 
 def read_ready(answer: Answer) -> None:

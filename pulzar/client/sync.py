@@ -47,6 +47,7 @@ CONNECT_TIMEOUT_S = 5.0
 TIMEOUT_S = 60.0  # without a byte from the server
 PATIENCE_S = 1.0
 PAUSE_S = 0.05  # between two tries
+REDIRECTS_MAX = 5
 
 
 class Readable(Protocol):
@@ -213,6 +214,12 @@ class Client:
         """Rewrite every sealed segment that holds superseded records; what was done, by name."""
         return requests.read_compacted(self._write(requests.compact(), b""))
 
+    def admin(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """The JSON that /admin/... answers, as it is. Raises the server's errors, Unavailable."""
+        request = requests.admin(method, path, body)
+        answer = self._read(request) if method == "GET" else self._write(request, None)
+        return requests.read_admin(answer)
+
     def ready(self) -> None:
         """Return where the server can serve; raises NotReady or Unavailable where not."""
         requests.read_ready(self._read(requests.ready()))
@@ -232,7 +239,7 @@ class Client:
         deadline = self._clock.monotonic_s() + self._patience_s
         while True:
             try:
-                response = self._send(request, None)
+                response = self._send_on(request)
             except Unavailable:
                 if self._clock.monotonic_s() >= deadline:
                     raise
@@ -245,6 +252,18 @@ class Client:
                 response.drain_conn()
                 response.release_conn()
             self._pause.wait(PAUSE_S)
+
+    def _send_on(self, request: Request) -> BaseHTTPResponse:
+        """One try of a read, also where the value is on another machine: 307 says where."""
+        response = self._send(request, None)
+        for _ in range(REDIRECTS_MAX):
+            location = response.headers.get("location", "")
+            if response.status != 307 or not location.startswith("http://"):
+                break
+            response.drain_conn()
+            response.release_conn()
+            response = self._send(request, None, url=location)
+        return response
 
     def _write(
         self, request: Request, body: "bytes | Body | None", *, size: int | None = None
@@ -265,7 +284,12 @@ class Client:
             self._pause.wait(PAUSE_S)
 
     def _send(
-        self, request: Request, body: "bytes | Body | None", *, size: int | None = None
+        self,
+        request: Request,
+        body: "bytes | Body | None",
+        *,
+        size: int | None = None,
+        url: str = "",
     ) -> BaseHTTPResponse:
         """One try. Raises Unavailable where no connection was made, HTTPError where one broke."""
         headers = dict(request.headers)
@@ -274,14 +298,15 @@ class Client:
         try:
             return self._pool.request(
                 request.method,
-                self.url + request.path,
+                url or self.url + request.path,
                 body=cast(Any, body) if body is not None else request.body or None,
                 headers=headers,
                 preload_content=False,
                 redirect=False,
             )
         except (NewConnectionError, ConnectTimeoutError) as error:
-            raise Unavailable(f"nothing answers at {self.url}; is the server running?") from error
+            where = url.partition("/get_key/")[0] or self.url
+            raise Unavailable(f"nothing answers at {where}; is the server running?") from error
         except LocationValueError as error:
             raise UsageError(f"{self.url!r} is not the URL of a server: {error}") from error
 

@@ -1,7 +1,7 @@
 """Who a cluster is: its key, and what a master keeps beside its catalog.
 
     DIR/cluster.key     64 hex digits, mode 0600: whoever has it may speak as a master or a volume
-    DIR/cluster.json    {"format": 1, "cluster": "32 hex", "epoch": n, "members": {...}, "urls": {}}
+    DIR/cluster.json    {"format": 1, "cluster": "32 hex", "epoch": n, "members": {...}, ...}
 
 The cluster's id is derived from its key, so that an empty master that is given the key back is the
 same cluster. cluster.json tells a master that restarts whom to wait for, and where they were; when
@@ -34,6 +34,7 @@ class MasterState(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     members: Members
     urls: dict[str, str]
+    draining: tuple[str, ...] = ()
 
 
 def cluster_id(key: str) -> str:

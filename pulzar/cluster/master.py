@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -136,6 +137,7 @@ class Master:
         epoch: int | None = None,
         members: Members | None = None,
         urls: dict[str, str] | None = None,
+        draining: tuple[str, ...] | None = None,
     ) -> None:
         """Remember what a restart needs, durably, where it is news."""
         state = msgspec.structs.replace(
@@ -144,6 +146,7 @@ class Master:
             epoch=self._state.epoch if epoch is None else epoch,
             members=self.list if members is None else members,
             urls=self._state.urls if urls is None else urls,
+            draining=self._state.draining if draining is None else draining,
         )
         if state != self._state:
             write_state(self._disk, self._directory, state)
@@ -184,6 +187,7 @@ class Master:
         member.presence = presence
         member.host = host
         member.heard_s = self._clock.monotonic_s()
+        member.heard_at_ms = self._clock.now_ms()
         self._heard[member.number].set()
         off_ms = presence.now_ms - self._clock.now_ms()
         if news and abs(off_ms) > CLOCK_OFF_MS:
@@ -288,6 +292,17 @@ class Master:
             await self._change(without_volume(self.list, member.entry.id))
             self._drop(number)
 
+    def drain(self, member: Member) -> None:
+        """Its copies count no more: repair makes others, and then hides them."""
+        member.draining = True
+        self._keep(draining=(*self._state.draining, member.entry.id))
+        self._refresh()
+
+    async def look_at(self, url: str) -> None:
+        """A volume is said to be at `url`. Raises LinkBroken, MemberRefused, Forbidden."""
+        presence = await self._connect(url).hello()
+        await self.heartbeat(presence, urlsplit(url).hostname or "")
+
     def _drop(self, number: int) -> None:
         task = self._tasks.pop(number, None)
         if task is not None:
@@ -318,6 +333,7 @@ class Master:
             given_back=self._replicator.given_back,
         )
         member.heard_s = self._started_s
+        member.draining = entry.id in self._state.draining
         self.members[entry.number] = member
         self.progress[entry.number] = Progress()
         self._heard[entry.number] = asyncio.Event()

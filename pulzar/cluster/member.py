@@ -48,6 +48,7 @@ class Member:
         self.host = host
         self.presence: Presence | None = None
         self.heard_s = 0.0  # monotonic; of the last word from it
+        self.heard_at_ms = 0  # by the clock on the wall here
         self.state = State.JOINING
         self.followed = False  # to its head, at some time since the master started
         self.draining = False

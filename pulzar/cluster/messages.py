@@ -226,7 +226,6 @@ class UploadWanted(Message, frozen=True):
     """A volume was asked to take a large value. `size` is -1 where it was not announced."""
 
     volume: str
-    key: bytes
     size: int
     replicas: int
 

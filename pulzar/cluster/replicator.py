@@ -13,6 +13,7 @@ Everything runs on one event loop. An error of the catalog is final: the volumes
 lacks, so only a restart, which follows their logs, can show it.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
@@ -59,6 +60,7 @@ class Replicator:
         self.placement = Placement(())
         self.pending = 0
         self.failed: str | None = None  # why the catalog lacks what volumes have
+        self.has_failed = asyncio.Event()
         self.under_replicated_total = 0
 
     # What the writer calls.
@@ -77,6 +79,11 @@ class Replicator:
                 self._launch(write, *self._for_delete(change))
             else:
                 self._launch(write, *self._for_put(write, change))
+
+    def fail(self, reason: str) -> None:
+        """Take no more records: the catalog is not to be believed."""
+        self.failed = self.failed or reason
+        self.has_failed.set()
 
     def require_writable(self) -> None:
         """Raise WritesStopped where nothing can be written any more."""
@@ -218,7 +225,7 @@ class Replicator:
             if self.failed is None and durable:
                 self._tell_catalog(durable, cursors)
         except Exception as error:  # whatever it was, the catalog lacks these
-            self.failed = f"the catalog could not be written: {error}"
+            self.fail(f"the catalog could not be written: {error}")
             _log.exception("the catalog lacks what volumes have")
         for flight in flights:
             self._finish(flight)

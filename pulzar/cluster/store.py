@@ -39,10 +39,11 @@ from pulzar.cluster.repair import Repair
 from pulzar.cluster.replicator import Replicator
 from pulzar.disk import Disk
 from pulzar.errors import Damage, NotReady, OutOfSpace, PulzarError, Unavailable, ViewBroken
-from pulzar.limits import SEGMENT_VALUE_BYTES_MAX
+from pulzar.limits import DIRECT_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
 from pulzar.varidb.batching import run_batch
 from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.condition import Condition
+from pulzar.varidb.copies import Copies
 from pulzar.varidb.entry import (
     Delete,
     Entry,
@@ -56,6 +57,7 @@ from pulzar.varidb.entry import (
     Written,
 )
 from pulzar.varidb.expiry import expire
+from pulzar.varidb.position import Cursor
 from pulzar.varidb.reader import completed
 from pulzar.varidb.record import Type
 from pulzar.varidb.writer import Writer, is_expired
@@ -122,6 +124,8 @@ async def open_cluster(
 class ClusterStore:
     """Implements `entry.Store` over the volumes of a cluster. One event loop."""
 
+    direct_bytes_max = DIRECT_BYTES_MAX
+
     master: Master
 
     def __init__(
@@ -165,6 +169,7 @@ class ClusterStore:
             compare=self.repair.compare,
         )
         self._expiry: asyncio.Task[None] | None = None
+        self._is_broken = False  # the catalog is damaged, and to be filled from nothing
         self.damaged_total = 0
         self.fallen_over_total = 0
 
@@ -324,10 +329,16 @@ class ClusterStore:
         self._require()
         return await self.writer.delete(delete)
 
-    async def upload(self, *, size: int = 0) -> Upload:
+    def upload_elsewhere(self, size: int, replicas: int) -> str | None:
         """See `entry.Store`."""
         self._require()
-        plan = self._plan(size, self.options.replicas)
+        presence = self._plan(size, replicas or self.options.replicas)[0].presence
+        return presence.url or None if presence is not None else None
+
+    async def upload(self, *, size: int = 0, replicas: int = 0) -> Upload:
+        """See `entry.Store`."""
+        self._require()
+        plan = self._plan(size, replicas or self.options.replicas)
         return await plan[0].link.upload(
             os.urandom(16).hex(), size=size or -1, peers=[_url(member) for member in plan[1:]]
         )
@@ -400,6 +411,19 @@ class ClusterStore:
 
     # Looking after itself.
 
+    async def failure(self) -> str:
+        """Waits until the master cannot go on, and says why: a restart follows the volumes."""
+        await self.replicator.has_failed.wait()
+        return f"the catalog: {self.replicator.failed}"
+
+    def copies(self) -> list[Copies]:
+        """How many keys each set of volumes holds."""
+        return self._catalog.copies()
+
+    def cursor(self, number: int) -> Cursor:
+        """How far the catalog has followed a volume."""
+        return self._catalog.cursor(number)
+
     def status(self) -> Status:
         """See `entry.Store`."""
         return self._catalog.status()
@@ -445,13 +469,16 @@ class ClusterStore:
             await asyncio.wait([self._expiry])
         await self.repair.close()
         await self.master.close()
+        if self._is_broken:
+            self._catalog.reset()
         self._catalog.close(clean=self.replicator.failed is None)
 
     def _broken(self, error: Exception) -> NotReady:
         """The catalog is damaged: only the volumes know what is true."""
         _log.error("the catalog is damaged: %s", error)
-        self.replicator.failed = f"the catalog is damaged ({error}): it is filled anew by a restart"
-        return NotReady(self.replicator.failed)
+        self._is_broken = True
+        self.replicator.fail(f"the catalog is damaged ({error}): a restart fills it anew")
+        return NotReady(f"the catalog is damaged: {error}")
 
 
 def _url(member: Member) -> str:

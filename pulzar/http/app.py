@@ -1,10 +1,7 @@
 """The application of a server that has a store: what answers at which path.
 
-PATHS is the list of everything there is; those of CLUSTER_PATHS answer where other machines can
-join (cluster_admin.py, skynet.py).
+PATHS is the list of everything there is; master_app.py adds what there is of a cluster.
 """
-
-from starlette.types import ASGIApp
 
 from pulzar.clock import Clock
 from pulzar.http.admin import Admin
@@ -41,9 +38,7 @@ class App(Application):
         clock: Clock,
         chunk_timeout_s: float,
         paths: Paths = PATHS,
-        endpoints: dict[str, ASGIApp] | None = None,
     ) -> None:
-        """`endpoints` answer at those of `paths` that are not in PATHS."""
         super().__init__(paths, chunk_timeout_s=chunk_timeout_s)
         patience = self.patience
         verbs = KeyVerbs(store, clock=clock, tally=self.tally, patience=patience)
@@ -61,7 +56,6 @@ class App(Application):
             "/healthz": short(admin.health),
             "/readyz": short(admin.ready),
             "/metrics": short(Metrics(store.statistics, self.tally).get),
-            **(endpoints or {}),
         }
 
 

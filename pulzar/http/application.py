@@ -53,6 +53,10 @@ class Application:
         self._rest: ASGIApp = self._route
         self._endpoints: dict[str, ASGIApp] = {}
 
+    def answer(self, endpoints: Mapping[str, ASGIApp]) -> None:
+        """Answer at some of `paths`."""
+        self._endpoints.update(endpoints)
+
     def close(self) -> None:
         """Serve nothing more: what still waits for its client is given up, and what is asked
         from now on is refused."""

@@ -28,7 +28,8 @@ from pulzar.http.dates import http_date, rfc3339
 from pulzar.http.key_codec import PLAIN_KEY, decode_key, key_path
 from pulzar.http.metrics import Tally
 from pulzar.http.patience import Patience, Room
-from pulzar.http.query import expires_at, lifetime_s, parse_query
+from pulzar.http.problem import Elsewhere
+from pulzar.http.query import expires_at, lifetime_s, parse_query, replicas_of
 from pulzar.http.ranges import parse_range
 from pulzar.http.sending import Headers, Streams
 from pulzar.http.values import describe, send_value
@@ -40,19 +41,18 @@ from pulzar.limits import (
     SEGMENT_VALUE_BYTES_MAX,
 )
 from pulzar.varidb.condition import Condition
-from pulzar.varidb.entry import Delete, Entry, Put, Store, Written
+from pulzar.varidb.entry import Delete, Entry, Put, Values, Written
 
 ADD_PATH = b"/add_key/"
 GET_PATH = b"/get_key/"
 DELETE_PATH = b"/delete_key/"
 
 _ADD_LENGTH, _GET_LENGTH, _DELETE_LENGTH = len(ADD_PATH), len(GET_PATH), len(DELETE_PATH)
-_WHOLE_BYTES_MAX = SEGMENT_VALUE_BYTES_MAX  # larger ones are streamed
 _READ_TRIES = 3  # a value that is replaced while it is looked for
 
 _HOST = re.compile(rb"[0-9A-Za-z._~:\[\]-]{1,255}")
 
-_PUT_QUERY = ("redirect", "temporal", "ttl")
+_PUT_QUERY = ("redirect", "replicas", "temporal", "ttl")
 _QUERY = ("redirect",)
 
 _PUT_HEADERS = frozenset(
@@ -91,9 +91,11 @@ _GET_OK, _DELETE_OK = ("get", 200), ("delete", 200)
 class KeyVerbs:
     """The three verbs over one store."""
 
-    def __init__(self, store: Store, *, clock: Clock, tally: Tally, patience: Patience) -> None:
+    def __init__(self, store: Values, *, clock: Clock, tally: Tally, patience: Patience) -> None:
         self._store = store
         self._lookup = store.lookup
+        self._direct_bytes_max = store.direct_bytes_max
+        self._base: bytes | None = None  # of the URLs in answers; None: what the client called us
         self._clock = clock
         self._tally = tally
         self._patience = patience
@@ -117,7 +119,12 @@ class KeyVerbs:
                 await self._get_rare(scope, receive, send, key)
                 return
         entry = self._lookup(key)
-        if entry is None or entry.expires_s or not entry.complete or entry.size > _WHOLE_BYTES_MAX:
+        if (
+            entry is None
+            or entry.expires_s
+            or not entry.complete
+            or entry.size > self._direct_bytes_max
+        ):
             await self._get_rare(scope, receive, send, key)
             return
         value = entry.inline
@@ -145,11 +152,10 @@ class KeyVerbs:
         """As above, for what is not a small value without conditions."""
         if scope["method"] not in ("GET", "HEAD"):
             raise _not_allowed(scope, ("GET", "HEAD"))
-        asked = _asked(scope, _GET_HEADERS)
         for _ in range(_READ_TRIES):
             entry = await self._entry(key)
             try:
-                await self._answer(scope, receive, send, asked, key, entry)
+                await self.answer_entry(scope, receive, send, key, entry)
                 return
             except Damage:
                 # Replaced or deleted since it was looked up? Then the new state is the answer.
@@ -166,15 +172,14 @@ class KeyVerbs:
             raise KeyNotFound("there is no such key")
         return entry
 
-    async def _answer(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        asked: dict[bytes, bytes],
-        key: bytes,
-        entry: Entry,
+    async def answer_entry(
+        self, scope: Scope, receive: Receive, send: Send, key: bytes, entry: Entry
     ) -> None:
+        """Answer with an entry's value, or with what the conditions make of it.
+
+        Raises Elsewhere where the value is to be read from another machine, Damage, Unavailable.
+        """
+        asked = _asked(scope, _GET_HEADERS)
         status = read_conditions(asked).status(entry.version, entry.created_ms)
         if status == 412:
             raise ConditionFailed(f'the key is at version "{entry.version:016x}"')
@@ -184,6 +189,8 @@ class KeyVerbs:
             self._tally.answers[(verb, 304)] += 1
             await _send(send, 304, headers, b"")
             return
+        if entry.size > self._direct_bytes_max and verb == "get":
+            self._send_elsewhere(scope, key, entry)
         if not entry.complete:
             entry = await self._store.complete(key, entry)
         ranges = _ranges(asked, entry) if verb == "get" else None
@@ -206,17 +213,28 @@ class KeyVerbs:
             streams=self._streams,
         )
 
+    def _send_elsewhere(self, scope: Scope, key: bytes, entry: Entry) -> None:
+        """Raise Elsewhere where another machine has a value that is not small, unless the client
+        wants it from here."""
+        if b"redirect=0" not in scope["query_string"]:
+            url = self._store.elsewhere(entry)
+            if url is not None:
+                path = f"{GET_PATH.decode()}{key_path(key)}"
+                raise Elsewhere(f"{url}{path}?version={entry.version:016x}")
+
     # Writing.
 
     async def put(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """PUT /add_key/{key}[?temporal=DAYS | ?ttl=90s|15m|12h|7d][&redirect=0|1]."""
+        """PUT /add_key/{key}[?temporal=DAYS | ?ttl=90s|15m|12h|7d][&replicas=N][&redirect=0|1]."""
         if scope["method"] != "PUT":
             raise _not_allowed(scope, ("PUT",))
         raw: bytes = scope["raw_path"][_ADD_LENGTH:]
         key = raw if PLAIN_KEY.fullmatch(raw) is not None else decode_key(raw)
-        lifetime = 0
+        lifetime = replicas = 0
+        parameters: dict[str, str] = {}
         if scope["query_string"]:
-            lifetime = lifetime_s(parse_query(scope["query_string"], _PUT_QUERY))
+            parameters = parse_query(scope["query_string"], _PUT_QUERY)
+            lifetime, replicas = lifetime_s(parameters), replicas_of(parameters)
             expires_at(lifetime, self._clock.now_ms())  # refused before the body is read
         asked: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
@@ -227,15 +245,30 @@ class KeyVerbs:
         length = body_length(asked)
         if length is not None and length <= BODY_SMALL_BYTES:
             if b"expect" in asked:
-                await self._refuse_early(Put(key, b"", content_type, 0, condition))
+                await self._refuse_early(Put(key, b"", content_type, 0, condition, replicas))
             body = await read_exactly(scope, receive, length, self._patience)
             expires_s = expires_at(lifetime, self._clock.now_ms()) if lifetime else 0
-            written = await self._store.put(Put(key, body, content_type, expires_s, condition))
+            put = Put(key, body, content_type, expires_s, condition, replicas)
+            written = await self._store.put(put)
         else:
-            put = Put(key, b"", content_type, 0, condition)
+            put = Put(key, b"", content_type, 0, condition, replicas)
+            redirect = parameters.get("redirect", "1" if b"expect" in asked else "0")
+            if length is not None and redirect == "1":
+                await self._upload_elsewhere(scope, put, length)
             pieces = read_pieces(scope, receive, length, self._patience)
             written = await self._put_large(put, pieces, length, lifetime)
         await self._answer_put(scope, send, raw, key, asked.get(b"host"), written)
+
+    async def _upload_elsewhere(self, scope: Scope, put: Put, length: int) -> None:
+        """Raise Elsewhere where another machine should take the bytes. They are not read here."""
+        await self._refuse_early(put)
+        if length > BLOB_BYTES_MAX:
+            return
+        url = self._store.upload_elsewhere(length, put.replicas)
+        if url is not None:
+            query = scope["query_string"].decode("latin-1")
+            path = f"{ADD_PATH.decode()}{key_path(put.key)}"
+            raise Elsewhere(f"{url}{path}?{query}" if query else f"{url}{path}")
 
     async def _put_large(
         self, put: Put, pieces: AsyncIterator[bytes], length: int | None, lifetime: int
@@ -275,7 +308,7 @@ class KeyVerbs:
         lifetime: int,
         length: int | None,
     ) -> Written:
-        upload = await self._store.upload(size=length or 0)
+        upload = await self._store.upload(size=length or 0, replicas=put.replicas)
         try:
             while first:
                 await upload.write(first.pop(0))
@@ -292,7 +325,7 @@ class KeyVerbs:
     def _dated(self, put: Put, value: bytes, lifetime: int) -> Put:
         """With its value, and its expiry counted from now: the body is here."""
         expires_s = expires_at(lifetime, self._clock.now_ms())
-        return Put(put.key, value, put.content_type, expires_s, put.condition)
+        return Put(put.key, value, put.content_type, expires_s, put.condition, put.replicas)
 
     async def _answer_put(
         self,
@@ -310,7 +343,9 @@ class KeyVerbs:
         else:
             path = GET_PATH + key_path(key).encode()
             text = msgspec.json.encode(key.decode())
-        base = _base_url(scope["scheme"], host or b"")
+        base = self._base
+        if base is None:
+            base = _base_url(scope["scheme"], host or b"")
         copies = b"%d/%d" % (written.copies, written.wanted)
         version = b"%016x" % written.version
         expires = b'"%b"' % rfc3339(written.expires_s).encode() if written.expires_s else b"null"

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from pulzar.errors import InvalidParameter
 from pulzar.http.problem import shown
-from pulzar.limits import EXPIRES_S_MAX, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX
+from pulzar.limits import EXPIRES_S_MAX, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, REPLICAS_MAX
 
 DAY_S = 24 * 3600
 
@@ -51,6 +51,19 @@ def lifetime_s(parameters: dict[str, str]) -> int:
             f"temporal must be a whole number of days, 1 or more, not {shown(temporal)}"
         )
     return days * DAY_S
+
+
+def replicas_of(parameters: dict[str, str]) -> int:
+    """How many volumes are to hold a key; 0: as many as the site says. Raises InvalidParameter."""
+    text = parameters.get("replicas")
+    if text is None:
+        return 0
+    replicas = _number(text)
+    if not 1 <= replicas <= REPLICAS_MAX:
+        raise InvalidParameter(
+            f"replicas must be a number from 1 to {REPLICAS_MAX}, not {shown(text)}"
+        )
+    return replicas
 
 
 def parse_ttl(text: str) -> int:

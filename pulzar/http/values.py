@@ -13,7 +13,7 @@ from starlette.types import Receive, Send
 from pulzar.http.ranges import Layout, Piece, content_range, multipart
 from pulzar.http.sending import Headers, Streams
 from pulzar.limits import CONTENT_TYPE_DEFAULT, SEGMENT_VALUE_BYTES_MAX
-from pulzar.varidb.entry import Entry, Store
+from pulzar.varidb.entry import Entry, Values
 
 
 def describe(ranges: list[tuple[int, int]] | None, entry: Entry) -> tuple[int, Headers, Layout]:
@@ -43,7 +43,7 @@ async def send_value(
     layout: Layout,
     key: bytes,
     entry: Entry,
-    store: Store,
+    store: Values,
     streams: Streams,
 ) -> None:
     """Send the answer. Raises what `Store.read` and `Streams.send` raise."""
@@ -58,7 +58,7 @@ async def send_value(
 
 
 async def _body(
-    layout: Layout, key: bytes, entry: Entry, store: Store, skip: int
+    layout: Layout, key: bytes, entry: Entry, store: Values, skip: int
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of the answer, without the first `skip`."""
     for piece in layout.pieces:

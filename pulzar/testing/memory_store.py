@@ -41,6 +41,8 @@ class MemoryUpload:
 class MemoryStore:
     """Implements `entry.Store`."""
 
+    direct_bytes_max = SEGMENT_VALUE_BYTES_MAX
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._entries: dict[bytes, tuple[Entry, bytes]] = {}
@@ -86,7 +88,13 @@ class MemoryStore:
         """See `entry.Store`."""
         return self._delete(delete)
 
-    async def upload(self, *, size: int = 0) -> Upload:
+    def elsewhere(self, _entry: Entry) -> None:
+        """See `entry.Store`."""
+
+    def upload_elsewhere(self, _size: int, _replicas: int) -> None:
+        """See `entry.Store`."""
+
+    async def upload(self, *, size: int = 0, replicas: int = 0) -> Upload:
         """See `entry.Store`."""
         self._require_open()
         return MemoryUpload()

@@ -118,11 +118,14 @@ class Upload(Protocol):
         """Throw the bytes away. Harmless after `put_upload` took them."""
 
 
-class Store(Protocol):
-    """What a front end needs of VariDB. One event loop; every method raises only PulzarError.
+class Values(Protocol):
+    """Keys and their values. One event loop; every method raises only PulzarError.
 
-    Writes return when they are durable. Reads see every acknowledged write.
+    Writes return when they are durable. Reads see every acknowledged write. `direct_bytes_max`: a
+    larger value may be on another machine, see `elsewhere`, or too large to be read in one piece.
     """
+
+    direct_bytes_max: int
 
     def lookup(self, key: bytes) -> Entry | None:
         """The entry of a key, which may have expired (then ask `confirm`)."""
@@ -145,13 +148,24 @@ class Store(Protocol):
     async def delete(self, delete: Delete) -> Written:
         """Delete a key. Raises KeyNotFound, and as `put`."""
 
-    async def upload(self, *, size: int = 0) -> Upload:
-        """Begin a value of any size; `size` is what was announced. Raises OutOfSpace,
-        Unavailable."""
+    def elsewhere(self, entry: Entry) -> str | None:
+        """The URL of the machine from which a client should read a value; None: from here."""
+
+    def upload_elsewhere(self, size: int, replicas: int) -> str | None:
+        """The URL of the machine to which a client should send so many bytes; None: here.
+        Raises OutOfSpace, Unavailable."""
+
+    async def upload(self, *, size: int = 0, replicas: int = 0) -> Upload:
+        """Begin a value of any size; `size` is what was announced, `replicas` how many volumes
+        are to hold it, 0 for as many as the site says. Raises OutOfSpace, Unavailable."""
 
     async def put_upload(self, put: Put, upload: Upload) -> Written:
         """Give the finished upload its key; `put.value` is empty. Version and condition are
         taken now, not when the upload began."""
+
+
+class Store(Values, Protocol):
+    """What a front end needs of VariDB: values, and what looks after them."""
 
     async def batch(
         self, operations: Sequence[Put | Delete | Get]

@@ -30,7 +30,12 @@ from pulzar.errors import (
     Unavailable,
     ViewBroken,
 )
-from pulzar.limits import BATCH_RECORDS_MAX, INLINE_BYTES_MAX, LOAD_ROWS_MAX
+from pulzar.limits import (
+    BATCH_RECORDS_MAX,
+    INLINE_BYTES_MAX,
+    LOAD_ROWS_MAX,
+    SEGMENT_VALUE_BYTES_MAX,
+)
 from pulzar.varidb.batching import run_batch
 from pulzar.varidb.catalog import BadRows, Catalog, Change, Newest
 from pulzar.varidb.catalog_row import change_of
@@ -152,6 +157,8 @@ def _change(logged: Logged) -> Change:
 class LocalStore:
     """Implements `entry.Store` over one local volume."""
 
+    direct_bytes_max = SEGMENT_VALUE_BYTES_MAX
+
     def __init__(
         self,
         directory: str,
@@ -269,7 +276,13 @@ class LocalStore:
             self._heal(error)
             return await self._writer.delete(delete)
 
-    async def upload(self, *, size: int = 0) -> Upload:
+    def elsewhere(self, _entry: Entry) -> None:
+        """See `entry.Store`: everything is here."""
+
+    def upload_elsewhere(self, _size: int, _replicas: int) -> None:
+        """See `entry.Store`: everything comes here."""
+
+    async def upload(self, *, size: int = 0, replicas: int = 0) -> Upload:
         """See `entry.Store`."""
         return await self._serving.upload(size=size)
 

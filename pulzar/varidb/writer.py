@@ -169,6 +169,7 @@ class Writer:
                 results.append(error)
                 continue
             write = Write(change.record, change, None, self.turns)
+            write.wanted = change.replicas or 1
             begun.append((len(results), write))
             writes.append(write)
             expired = isinstance(operation, Delete) and written.created
@@ -185,6 +186,7 @@ class Writer:
     async def _submit(self, change: Newest, uploaded: Uploaded | None = None) -> Write:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         write = Write(change.record, change, done, self.turns, uploaded)
+        write.wanted = change.replicas or 1
         self._submit_all([write])
         await done
         return write

@@ -138,7 +138,6 @@ def test_up_takes_its_settings_from_the_site_and_the_environment(
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert (tmp_path / "app" / "here" / "volume" / "volume.json").exists()
     assert f"data in {tmp_path}/app/here" in errors
-    assert "[volume] port has no effect in this version" in errors
 
 
 def test_up_without_a_site_keeps_the_data_in_the_users_own_folder(

@@ -54,7 +54,6 @@ def test_server_conf_of_the_specification_loads(tmp_path: Path) -> None:
     config = load_text(tmp_path, SPECIFICATION)
     assert (config.host, config.port, config.volume_port) == ("127.0.0.1", 9000, 9001)
     assert config.data_dir == "/tmp/volume"
-    assert config.without_effect() == []
     assert config.origins["port"].endswith("config/server.conf line 3")
 
 
@@ -76,7 +75,6 @@ def test_every_setting_is_explained_above_its_line() -> None:
         assert block is not None, setting
         assert "# What it costs: " in block[1]
         assert "# If unsure: " in block[1]
-        assert ("Without effect" in block[1]) == bool(setting.later)
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -166,11 +164,6 @@ def test_empty_variable_counts_as_absent(tmp_path: Path) -> None:
 
 def test_other_variables_of_pulzar_are_none_of_ours(tmp_path: Path) -> None:
     assert load_text(tmp_path, "", PULZAR_MASTER="http://x", PULZARIA="1").port == 9000
-
-
-def test_setting_for_a_later_version_is_named(tmp_path: Path) -> None:
-    config = load_text(tmp_path, "[backup]\nbackup_chunk = 500\n")
-    assert [str(setting) for setting in config.without_effect()] == ["[backup] backup_chunk"]
 
 
 @pytest.mark.parametrize(

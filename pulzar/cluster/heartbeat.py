@@ -1,0 +1,74 @@
+"""A volume's word to its master, each second.
+
+The first one makes it a member. A master that does not answer is asked again; one that does not
+want this volume (another cluster's key, a second instance, a name that is taken) ends the program.
+"""
+
+import asyncio
+import logging
+
+from pulzar.cluster.remote import MasterLink
+from pulzar.cluster.served import ServedVolume
+from pulzar.errors import Forbidden, InvalidParameter, MemberRefused, PulzarError
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+CLOCK_OFF_MS = 60_000
+
+
+class Heartbeat:
+    """The heartbeats of one volume. One event loop."""
+
+    def __init__(self, volume: ServedVolume, master: MasterLink) -> None:
+        self._volume = volume
+        self._master = master
+        self._refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._beating: asyncio.Task[None] | None = None
+        self._last = ""  # what was logged last, so that it is logged once
+        self._clock_told = False
+
+    def start(self) -> None:
+        """Begin."""
+        self._beating = asyncio.create_task(self._beat())
+
+    async def refused(self) -> str:
+        """Waits until the master does not want this volume, and says why."""
+        return await asyncio.shield(self._refused)
+
+    async def close(self) -> None:
+        """End."""
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.wait([self._beating])
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            next_s = loop.time() + HEARTBEAT_S
+            try:
+                presence = self._volume.presence()
+                welcome = await self._master.heartbeat(presence)
+            except (MemberRefused, Forbidden, InvalidParameter) as error:
+                self._refused.set_result(f"the master at {self._master.url} refuses: {error}")
+                return
+            except PulzarError as error:
+                self._tell(f"the master at {self._master.url} cannot be reached: {error}")
+            else:
+                self._tell(f"known to the master at {self._master.url} as {self._volume.name}")
+                self._check_clock(presence.now_ms - welcome.now_ms)
+            await asyncio.sleep(max(0.0, next_s - loop.time()))
+
+    def _tell(self, text: str) -> None:
+        if text != self._last:
+            self._last = text
+            _log.info("%s", text)
+
+    def _check_clock(self, off_ms: int) -> None:
+        if abs(off_ms) > CLOCK_OFF_MS and not self._clock_told:
+            self._clock_told = True
+            _log.warning(
+                "the clock of this machine is %+d s off that of the master: nothing depends on it "
+                "but the times in this log",
+                round(off_ms / 1000),
+            )

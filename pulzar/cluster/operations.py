@@ -1,0 +1,290 @@
+"""What an operator asks of a cluster, and does to it.
+
+    nodes, health            how it is
+    drain NAME               its copies go to other volumes; it stays a member, and may be read
+    remove NAME              it is a member no more; refused while it has the only copy of a key
+    remove NAME, lost        the same, and what only it had is given up
+    restore URL              look at a volume now, and see how far the members were followed
+
+With `dry_run` it is only said what would happen.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pulzar.clock import Clock
+from pulzar.cluster.master import CLOCK_OFF_MS
+from pulzar.cluster.member import Member
+from pulzar.cluster.membership import State
+from pulzar.cluster.redundancy import Standing, plan_key
+from pulzar.cluster.store import ClusterStore
+from pulzar.errors import Conflict, NodeNotFound, Unavailable
+from pulzar.varidb.copies import Copies
+from pulzar.varidb.position import NOWHERE
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A member. Sizes are bytes; `percent` is the used part of its file system."""
+
+    node: str
+    id: str
+    url: str
+    state: str
+    synch: bool
+    percent: int
+    used_bytes: int
+    total_bytes: int
+    room_bytes: int
+    keys: int
+    draining: bool
+    silent_s: float
+    clock_off_s: float
+    remark: str
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """How redundant the least redundant byte is: it has so many copies on volumes that are
+    online. `doing` is what is being done, in plain words."""
+
+    status: str
+    sentence: str
+    redundancy: int
+    wanted: int
+    keys: int
+    keys_lost: int
+    keys_unreachable: int
+    keys_under_replicated: int
+    doing: list[str]
+
+
+class Departure(msgspec.Struct, frozen=True, kw_only=True):
+    """What a volume that leaves means. `keys` and `bytes` are what it holds; of `keys_only_here` it
+    has the only copy. `done` is False for a dry run."""
+
+    node: str
+    keys: int
+    bytes: int
+    keys_only_here: int
+    keys_under_replicated: int
+    room_bytes: int
+    sentence: str
+    done: bool
+
+
+class Followed(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one member was followed, in records of its log or rows of its index."""
+
+    node: str
+    url: str
+    state: str
+    followed: int
+    total: int
+    done: bool
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far all of them were."""
+
+    ready: bool
+    sentence: str
+    nodes: list[Followed]
+
+
+class Operations:
+    """The operations on one cluster."""
+
+    def __init__(self, store: ClusterStore, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    # How it is.
+
+    def nodes(self) -> list[Node]:
+        """All members, by name."""
+        copies = self._store.copies()
+        members = self._store.members.values()
+        return sorted((self._node(one, copies) for one in members), key=lambda node: node.node)
+
+    def _node(self, member: Member, copies: Iterable[Copies]) -> Node:
+        presence = member.presence
+        silent_s = max(0.0, self._clock.monotonic_s() - member.heard_s)
+        off_ms = presence.now_ms - member.heard_at_ms if presence is not None else 0
+        total = presence.total_bytes if presence is not None else 0
+        used = presence.used_bytes if presence is not None else 0
+        remark = self._store.master.remarks.get(member.number, "")
+        if abs(off_ms) > CLOCK_OFF_MS:
+            remark = f"its clock is {round(off_ms / 1000):+d} s off. {remark}".strip()
+        if presence is not None and presence.failed:
+            remark = f"takes no writes: {presence.failed}. {remark}".strip()
+        return Node(
+            node=member.entry.name,
+            id=member.entry.id,
+            url=presence.url if presence is not None else "",
+            state=str(member.state),
+            synch=member.online,
+            percent=round(100 * used / total) if total else 0,
+            used_bytes=used,
+            total_bytes=total,
+            room_bytes=presence.room_bytes if presence is not None else 0,
+            keys=sum(one.keys for one in copies if member.number in one.numbers),
+            draining=member.draining,
+            silent_s=round(silent_s, 1),
+            clock_off_s=round(off_ms / 1000, 1),
+            remark=remark,
+        )
+
+    def node(self, name: str) -> Node:
+        """The member of that name or id. Raises NodeNotFound."""
+        member = self._member(name)
+        return self._node(member, self._store.copies())
+
+    def _member(self, name: str) -> Member:
+        found = [m for m in self._store.members.values() if name in (m.entry.id, m.entry.name)]
+        if not found:
+            known = ", ".join(sorted(m.entry.name for m in self._store.members.values()))
+            raise NodeNotFound(f"there is no volume {name!r} in this cluster; there is {known}")
+        return max(found, key=lambda member: (member.online, member.number))
+
+    def health(self) -> Health:
+        """See `Health`."""
+        wanted = self._store.options.replicas
+        redundancy = self._store.repair.redundancy()
+        absent = [m for m in self._store.members.values() if m.state != State.ONLINE]
+        reason = self._store.not_ready()
+        if reason is not None:
+            status, sentence = "critical", f"Data cannot be served: {reason}."
+        elif redundancy.lost or redundancy.unreachable:
+            status = "critical"
+            sentence = (
+                f"{redundancy.lost} keys have no copy left, and {redundancy.unreachable} have "
+                "none on a volume that is online."
+            )
+        elif redundancy.under:
+            status = "degraded"
+            sentence = (
+                f"{redundancy.under} keys have fewer copies online than they should; the least "
+                f"redundant byte has {redundancy.least}."
+            )
+        elif absent:
+            status = "degraded"
+            names = ", ".join(f"{m.entry.name} is {m.state}" for m in absent)
+            sentence = f"Every byte has at least {redundancy.least} copies online; {names}."
+        else:
+            status = "ok"
+            sentence = f"Every byte has at least {redundancy.least} copies online."
+        return Health(
+            status=status,
+            sentence=sentence,
+            redundancy=redundancy.least,
+            wanted=wanted,
+            keys=redundancy.keys,
+            keys_lost=redundancy.lost,
+            keys_unreachable=redundancy.unreachable,
+            keys_under_replicated=redundancy.under,
+            doing=self._store.repair.doing(),
+        )
+
+    # What is done to it.
+
+    async def drain(self, name: str, *, dry_run: bool) -> Departure:
+        """Move the copies of a volume to others; goes on in the background. Raises NodeNotFound,
+        Conflict where there is no other volume."""
+        member = self._member(name)
+        others = [m for m in self._store.members.values() if m is not member and not m.draining]
+        if not any(other.online for other in others):
+            raise Conflict(
+                f"volume {name} cannot be drained: no other volume is online to take its copies"
+            )
+        departure = self._departure(member, done=not dry_run)
+        if departure.room_bytes < departure.bytes:
+            raise Conflict(
+                f"volume {name} cannot be drained: it holds {departure.bytes} bytes, and the other "
+                f"volumes have room for {departure.room_bytes}"
+            )
+        if not dry_run:
+            self._store.master.drain(member)
+        return departure
+
+    async def remove(self, name: str, *, lost: bool, dry_run: bool) -> Departure:
+        """End a membership. Raises NodeNotFound; Conflict where a key would lose its only copy
+        and `lost` does not say that it may; Unavailable."""
+        member = self._member(name)
+        departure = self._departure(member, done=not dry_run)
+        if departure.keys_only_here and not lost:
+            raise Conflict(
+                f"volume {name} has the only copy of {departure.keys_only_here} keys: drain it "
+                "first, or give them up with --lost"
+            )
+        if not self._is_known(member) and not lost:
+            raise Conflict(
+                f"it is not known what volume {name} holds: start it, or give that up with --lost"
+            )
+        if not dry_run:
+            await self._store.master.remove(member.number)
+        return departure
+
+    def _is_known(self, member: Member) -> bool:
+        return member.followed or self._store.cursor(member.number) != NOWHERE
+
+    def _departure(self, member: Member, *, done: bool) -> Departure:
+        number = member.number
+        standings = self._store.repair.standings()
+        without = {**standings, number: Standing(online=False, counts=False)}
+        keys = size = only = under = 0
+        for group in self._store.copies():
+            if number not in group.numbers:
+                continue
+            keys += group.keys
+            size += group.size
+            others = [one for one in group.numbers if one != number and one in standings]
+            if not others:
+                only += group.keys
+            plan = plan_key(group.numbers, group.replicas or self._store.options.replicas, without)
+            if plan.lacking:
+                under += group.keys
+        room = sum(
+            other.presence.room_bytes
+            for other in self._store.members.values()
+            if other is not member and other.online and other.presence and not other.draining
+        )
+        sentence = f"{member.entry.name} holds {keys} keys, {size} bytes; of {only} the only copy."
+        return Departure(
+            node=member.entry.name,
+            keys=keys,
+            bytes=size,
+            keys_only_here=only,
+            keys_under_replicated=under,
+            room_bytes=room,
+            sentence=sentence,
+            done=done,
+        )
+
+    async def restore(self, url: str) -> Progress:
+        """Look at the volume at `url` now. Raises LinkBroken, MemberRefused, Forbidden."""
+        await self._store.master.look_at(url)
+        return self.progress()
+
+    def progress(self) -> Progress:
+        """How far the members were followed."""
+        nodes = []
+        for number, member in sorted(self._store.members.items()):
+            followed = self._store.master.progress[number]
+            done = member.followed or self._store.cursor(number) != NOWHERE
+            nodes.append(
+                Followed(
+                    node=member.entry.name,
+                    url=member.presence.url if member.presence is not None else "",
+                    state=str(member.state),
+                    followed=followed.total if done else followed.followed,
+                    total=followed.total,
+                    done=done,
+                )
+            )
+        try:
+            reason = self._store.not_ready()
+        except Unavailable as error:
+            reason = str(error)
+        return Progress(
+            ready=reason is None, sentence=reason or "every member was followed", nodes=nodes
+        )

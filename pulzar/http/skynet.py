@@ -1,0 +1,49 @@
+"""/skynet/...: what volumes say to their master. Inside the cluster only."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pulzar.cluster.checks import check_presence_fields, check_size, check_text, check_upload_done
+from pulzar.cluster.messages import Message, Presence, UploadDone, UploadWanted
+from pulzar.cluster.store import ClusterStore
+from pulzar.errors import InvalidParameter
+from pulzar.http.application import Paths
+from pulzar.http.internal import Internal
+from pulzar.limits import REPLICAS_MAX
+
+PATHS: Paths = {
+    "/skynet/heartbeat": (("POST",), "internal"),
+    "/skynet/upload": (("POST",), "internal"),
+    "/skynet/commit": (("POST",), "internal"),
+}
+
+
+class Skynet:
+    """The endpoints of one master."""
+
+    def __init__(self, cluster: ClusterStore, internal: Internal) -> None:
+        self._cluster = cluster
+        self._internal = internal
+        self.endpoints: dict[str, ASGIApp] = {
+            "/skynet/heartbeat": self._heartbeat,
+            "/skynet/upload": internal.call(UploadWanted, cluster.plan_upload, _check_wanted),
+            "/skynet/commit": internal.call(UploadDone, cluster.commit_upload, check_upload_done),
+        }
+
+    async def _heartbeat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A heartbeat; the host that it comes from is the volume's machine."""
+        client = scope.get("client")
+        host = str(client[0]) if client else ""
+
+        async def work(presence: Presence) -> Message:
+            return await self._cluster.heartbeat(presence, host)
+
+        endpoint = self._internal.call(Presence, work, check_presence_fields)
+        await endpoint(scope, receive, send)
+
+
+def _check_wanted(wanted: UploadWanted) -> None:
+    check_text("a volume's id", wanted.volume)
+    if wanted.size != -1:
+        check_size(wanted.size)
+    if not 0 <= wanted.replicas <= REPLICAS_MAX:
+        raise InvalidParameter(f"replicas is from 1 to {REPLICAS_MAX}")
