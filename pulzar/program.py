@@ -94,8 +94,13 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
     )
 
 
-async def run_master(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) -> None:
-    """Serve as the master of volumes that are programs of their own. As `run`."""
+async def run_master(
+    config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady, new_cluster: bool = False
+) -> None:
+    """Serve as the master of volumes that are programs of their own. As `run`.
+
+    `new_cluster`: the key that is there is that of a cluster which has no volumes yet.
+    """
     stop = _stop_on_signals()
     directory = config.master_dir
     log_settings(config, directory, "master_dir")
@@ -103,7 +108,7 @@ async def run_master(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
     gc.disable()
     try:
         disk.make_directory(directory)
-        key = own_key(disk, directory, token=secrets.token_bytes)
+        key = own_key(disk, directory, token=secrets.token_bytes, new_cluster=new_cluster)
         network = Network(key)
         store = await open_cluster(
             directory,

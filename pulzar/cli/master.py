@@ -22,6 +22,11 @@ from pulzar.program import configure_log, run_master
 @click.option("--host", help="The address to answer at. Default: 127.0.0.1.")
 @click.option("--port", help="The port to answer at; 0 takes a free one. Default: 9000.")
 @click.option("--advertise", metavar="URL", help="The URL that volumes and clients use.")
+@click.option(
+    "--new-cluster",
+    is_flag=True,
+    help="The cluster.key in DIR was put there for a cluster that has no volumes yet.",
+)
 def command(
     app: str | None,
     config: str | None,
@@ -29,6 +34,7 @@ def command(
     host: str | None,
     port: str | None,
     advertise: str | None,
+    new_cluster: bool,
 ) -> None:
     """Start the master of a cluster on this machine.
 
@@ -41,4 +47,12 @@ def command(
     flags = {"master_dir": data, "host": host, "port": port, "advertise": advertise}
     settings = load(disk, app=app, file=config, flags=flags)
     configure_log(settings.log_level)
-    uvloop.run(run_master(settings, disk=disk, clock=SystemClock(), on_ready=say_ready))
+    uvloop.run(
+        run_master(
+            settings,
+            disk=disk,
+            clock=SystemClock(),
+            on_ready=say_ready,
+            new_cluster=new_cluster,
+        )
+    )

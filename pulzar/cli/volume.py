@@ -51,8 +51,8 @@ def command(
 
     It makes itself known to the master, each second, and needs no other setting than where that is
     and the cluster's key. Prints `pulzar: ready at URL` on stdout once it answers, and nothing
-    else; the log goes to stderr. A directory in which `pulzar up` has served may be the first volume
-    of a cluster; any other volume joins with an empty one.
+    else; the log goes to stderr. A directory in which `pulzar up` has served may be the first
+    volume of a cluster; any other volume joins with an empty one.
     """
     disk = SystemDisk()
     flags = {

@@ -27,7 +27,8 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class MasterState(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of cluster.json. `epoch` is the largest that was ever taken."""
+    """The content of cluster.json. `epoch` is the largest that was ever taken, `founded` whether
+    the key was made here: else the cluster may be older than this directory."""
 
     format: int
     cluster: str
@@ -35,6 +36,7 @@ class MasterState(msgspec.Struct, frozen=True, kw_only=True):
     members: Members
     urls: dict[str, str]
     draining: tuple[str, ...] = ()
+    founded: bool = False
 
 
 def cluster_id(key: str) -> str:
@@ -64,23 +66,57 @@ def keep_key(disk: Disk, directory: str, key: str) -> None:
     _replace(disk, directory, KEY_NAME, key.encode() + b"\n", private=True)
 
 
-def own_key(disk: Disk, directory: str, *, token: Callable[[int], bytes]) -> str:
+def own_key(
+    disk: Disk, directory: str, *, token: Callable[[int], bytes], new_cluster: bool = False
+) -> str:
     """The key of the cluster whose master is in `directory`; made at the first start.
 
-    Raises InvalidSetting, OSError.
+    `new_cluster`: a key that is there is that of a cluster which has no volumes yet. Raises
+    InvalidSetting, OpenError, OSError.
     """
     path = f"{directory}/{KEY_NAME}"
-    if not disk.exists(path):
-        keep_key(disk, directory, token(KEY_BYTES).hex())
-    return read_key(disk, path)
+    if disk.exists(path):
+        key = read_key(disk, path)
+        state = read_state(disk, directory, cluster_id(key))
+        if new_cluster and not state.founded:
+            write_state(disk, directory, msgspec.structs.replace(state, founded=True))
+        return key
+    found = _state(disk, directory)
+    if found is not None and found.members.generation:
+        raise OpenError(
+            f"{path} is missing, and {STATE_NAME} beside it knows volumes: put the key back, every "
+            "volume keeps a copy of it in its data directory"
+        )
+    key = token(KEY_BYTES).hex()
+    # Before the key: a crash in between makes another one.
+    write_state(disk, directory, msgspec.structs.replace(_empty(cluster_id(key)), founded=True))
+    keep_key(disk, directory, key)
+    return key
 
 
 def read_state(disk: Disk, directory: str, cluster: str) -> MasterState:
     """What a master kept; an empty state at its first start. Raises OpenError, OSError."""
+    state = _state(disk, directory)
+    if state is None:
+        return _empty(cluster)
+    if state.cluster != cluster:
+        raise OpenError(
+            f"{directory} belongs to cluster {state.cluster}, its {KEY_NAME} to {cluster}: "
+            "put the right key there, or use another directory"
+        )
+    return state
+
+
+def _empty(cluster: str) -> MasterState:
+    members = Members(cluster=cluster)
+    return MasterState(format=FORMAT, cluster=cluster, epoch=0, members=members, urls={})
+
+
+def _state(disk: Disk, directory: str) -> MasterState | None:
+    """What cluster.json says; None where there is none. Raises OpenError, OSError."""
     path = f"{directory}/{STATE_NAME}"
     if not disk.exists(path):
-        empty = Members(cluster=cluster)
-        return MasterState(format=FORMAT, cluster=cluster, epoch=0, members=empty, urls={})
+        return None
     try:
         state = msgspec.json.decode(read_file(disk, path), type=MasterState)
     except msgspec.DecodeError as error:
@@ -89,11 +125,6 @@ def read_state(disk: Disk, directory: str, cluster: str) -> MasterState:
         ) from None
     if state.format > FORMAT:
         raise OpenError(f"{path} has format {state.format}; this version reads up to {FORMAT}")
-    if state.cluster != cluster:
-        raise OpenError(
-            f"{directory} belongs to cluster {state.cluster}, its {KEY_NAME} to {cluster}: "
-            "put the right key there, or use another directory"
-        )
     return state
 
 

@@ -229,7 +229,7 @@ class Master:
 
     async def _join(self, presence: Presence) -> Entry:
         """A volume becomes a member. Raises MemberRefused."""
-        may_join(self.list, presence)
+        may_join(self.list, presence, may_found=self._state.founded)
         self._check_name(presence.id, presence.name)
         await self._change(with_volume(self.list, presence))
         entry = self.list.by_id(presence.id)

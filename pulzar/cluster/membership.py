@@ -23,7 +23,7 @@ from enum import StrEnum
 import msgspec
 
 from pulzar.cluster.messages import PROTOCOL, Presence
-from pulzar.errors import MemberRefused
+from pulzar.errors import MemberRefused, NotReady
 
 OFFLINE_S = 5.0
 NAME_BYTES_MAX = 64
@@ -121,10 +121,12 @@ def witnesses(old: Members, new: Members) -> frozenset[str]:
     return frozenset(entry.id for entry in new.members if entry.id in before)
 
 
-def may_join(members: Members, presence: Presence) -> None:
-    """Whether a volume that is no member may become one. Raises MemberRefused.
+def may_join(members: Members, presence: Presence, *, may_found: bool) -> None:
+    """Whether a volume that is no member may become one. Raises MemberRefused, NotReady.
 
-    Versions of two histories do not compare: with keys of its own only the first one may.
+    Versions of two histories do not compare: with keys of its own only the first one may. Where
+    there is no member yet, the master may have lost its memory: then a volume of its cluster must
+    come first, or the operator says that it is a new one (`may_found`).
     """
     if presence.cluster and presence.cluster != members.cluster:
         raise MemberRefused(
@@ -134,6 +136,11 @@ def may_join(members: Members, presence: Presence) -> None:
     first = not members.generation
     if presence.cluster == members.cluster and presence.generation > members.generation:
         return  # it knows more of this cluster than this master does: then its list is taken
+    if first and not may_found:
+        raise NotReady(
+            "this master has a key of a cluster and no memory of it: it waits for a volume of that "
+            "cluster; if the cluster is a new one, start it once with --new-cluster"
+        )
     if presence.entries and not first:
         raise MemberRefused(
             f"volume {presence.name} holds {presence.entries} keys and is no member of this "

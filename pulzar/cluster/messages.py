@@ -15,6 +15,7 @@ milliseconds since 1970, sizes are bytes.
                        GET  /autodiscovery/log                       -> LogPage
                        GET  /autodiscovery/snapshot                  -> SnapshotPage
                        GET  /autodiscovery/digests                   -> DigestPage
+                       GET  /autodiscovery/value                     the bytes
                        POST /autodiscovery/pull        Pull          -> Staged
                        POST /autodiscovery/compact                   -> Compacted
                        PUT  /autodiscovery/upload/{id} the bytes     -> Staged

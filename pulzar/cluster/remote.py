@@ -244,15 +244,14 @@ class RemoteVolume:
         self, key: bytes, version: int, *, start: int, end: int
     ) -> AsyncIterator[bytes]:
         """See `Link`."""
-        url = f"{self.url}/get_key/{quote(key, safe='')}?version={version:016x}"
+        url = f"{self._base}value?key={key_text(key)}&version={version}&start={start}&end={end}"
         left = end - start
         if not left:
             return
         try:
-            headers = {"Range": f"bytes={start}-{end - 1}"}
-            async with self._network.request("GET", url, headers=headers) as response:
-                if response.status not in (200, 206):
-                    raise _not_readable(url, response.status, await response.read())
+            async with self._network.request("GET", url) as response:
+                if response.status != 200:
+                    raise problem(url, response.status, await response.read())
                 async for chunk in response.content.iter_chunked(PIECE_BYTES):
                     left -= len(chunk)
                     yield chunk
@@ -263,12 +262,6 @@ class RemoteVolume:
 
     async def close(self) -> None:
         """The connections are the network's."""
-
-
-def _not_readable(url: str, status: int, content: bytes) -> PulzarError:
-    if status == 307:  # to the master: it is not here at that version, or it is damaged
-        return errors.Damage(f"{url}: the volume cannot give this value")
-    return problem(url, status, content)
 
 
 class RemoteUpload:

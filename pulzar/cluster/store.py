@@ -243,21 +243,21 @@ class ClusterStore:
 
     async def _fetch(self, key: bytes, entry: Entry) -> Found:
         """A value from the best copy, the next one where that fails. Raises Damage, Unavailable."""
-        tried = 0
+        answered = 0
         for member in self._readable(entry):
-            if tried:
-                self.fallen_over_total += 1
-            tried += 1
             try:
                 found = await member.fetch(key, entry.version)
             except PulzarError:
+                self.fallen_over_total += 1
                 continue
             if found.status == FOUND:
                 return found
+            answered += 1
+            self.fallen_over_total += 1
             if found.status == DAMAGED:
                 self.damaged_total += 1
                 self.repair.damaged(key, entry, member.number)
-        raise self._unreadable(entry, tried)
+        raise self._unreadable(entry, answered)
 
     def _readable(self, entry: Entry) -> list[Member]:
         """The members that have a value, the best one first; none that is suspect."""
@@ -268,13 +268,14 @@ class ClusterStore:
         online = [members[number] for number in entry.holders if number in members]
         return sorted((m for m in online if m.online), key=lambda member: member.pending)
 
-    def _unreadable(self, entry: Entry, tried: int) -> PulzarError:
+    def _unreadable(self, entry: Entry, answered: int) -> PulzarError:
+        """Why no copy could be read, of which so many volumes said that they cannot give it."""
         names = [
             self.members[number].entry.name for number in entry.holders if number in self.members
         ]
         if not names:
             return Damage(f'every copy of version "{entry.version:016x}" of this key is lost')
-        if not tried:
+        if answered < len(names):
             return Unavailable(f"no volume that has this value is online ({', '.join(names)})")
         return Damage(f'version "{entry.version:016x}" of this key could not be read anywhere')
 
@@ -289,21 +290,21 @@ class ClusterStore:
         self, key: bytes, entry: Entry, *, start: int, end: int
     ) -> AsyncIterator[bytes]:
         """See `entry.Store`. Goes on with another copy where one breaks off."""
-        at, tried = start, 0
+        at, answered = start, 0
         for member in self._readable(entry):
-            tried += 1
             try:
                 async for chunk in member.link.chunks(key, entry.version, start=at, end=end):
                     at += len(chunk)
                     yield chunk
             except Damage:
+                answered += 1
                 self.damaged_total += 1
                 self.repair.damaged(key, entry, member.number)
             except PulzarError as error:
                 member.break_off(error)
             if at == end:
                 return
-        raise self._unreadable(entry, tried)
+        raise self._unreadable(entry, answered)
 
     def list_keys(
         self, prefix: bytes, *, after: bytes | None, limit: int, delimiter: bytes | None

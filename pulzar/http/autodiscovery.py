@@ -4,10 +4,12 @@ Messages are those of cluster/messages.py; keys and cursors in URLs are those of
 """
 
 import re
+from collections.abc import AsyncGenerator
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulzar.cluster.checks import (
+    U64_MAX,
     check_append,
     check_epoch,
     check_fetch,
@@ -20,12 +22,13 @@ from pulzar.cluster.messages import Append, Fetch, Pull, SessionWanted
 from pulzar.cluster.served import ServedVolume
 from pulzar.cluster.staging import StagedUpload
 from pulzar.cluster.wire import parse_cursor, parse_key
-from pulzar.errors import InvalidParameter, Unavailable, ValueTooLarge
+from pulzar.errors import Damage, InvalidParameter, Unavailable, ValueTooLarge
 from pulzar.http.application import Paths
 from pulzar.http.body import body_length, read_pieces
 from pulzar.http.internal import Internal, answer
 from pulzar.http.patience import Patience
 from pulzar.http.query import parse_query
+from pulzar.http.sending import Streams
 from pulzar.limits import BLOB_BYTES_MAX
 
 PATHS: Paths = {
@@ -36,6 +39,7 @@ PATHS: Paths = {
     "/autodiscovery/log": (("GET",), "internal"),
     "/autodiscovery/snapshot": (("GET",), "internal"),
     "/autodiscovery/digests": (("GET",), "internal"),
+    "/autodiscovery/value": (("GET",), "internal"),
     "/autodiscovery/pull": (("POST",), "internal"),
     "/autodiscovery/compact": (("POST",), "internal"),
     "/autodiscovery/upload/{id}": (("PUT",), "internal"),
@@ -44,6 +48,7 @@ UPLOAD_PATH = "/autodiscovery/upload/"
 PAGE_ROWS_MAX = 65_536
 WAIT_S_MAX = 60.0
 
+_OCTETS = (b"content-type", b"application/octet-stream")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _UPLOAD = re.compile(r"[0-9a-f]{32}")
 
@@ -54,6 +59,7 @@ class Autodiscovery:
     def __init__(self, volume: ServedVolume, internal: Internal, *, patience: Patience) -> None:
         self._volume = volume
         self._patience = patience
+        self._streams = Streams(patience)
         guarded = internal.guarded
         self.endpoints: dict[str, ASGIApp] = {
             "/autodiscovery/hello": guarded(self._hello),
@@ -65,6 +71,7 @@ class Autodiscovery:
             "/autodiscovery/log": guarded(self._log),
             "/autodiscovery/snapshot": guarded(self._snapshot),
             "/autodiscovery/digests": guarded(self._digests),
+            "/autodiscovery/value": guarded(self._value),
             "/autodiscovery/pull": internal.call(Pull, volume.pull, check_pull),
             "/autodiscovery/compact": guarded(self._compact),
             "/autodiscovery/upload/{id}": guarded(self._upload),
@@ -96,6 +103,26 @@ class Autodiscovery:
         limit = _number(asked, "limit", 1, PAGE_ROWS_MAX)
         after = parse_key(asked.get("after", ""))
         await answer(send, await self._volume.digests(after, limit=limit))
+
+    async def _value(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Some of a value's bytes."""
+        asked = parse_query(scope["query_string"], ("key", "version", "start", "end"))
+        key = parse_key(asked.get("key", ""))
+        version = _number(asked, "version", 0, U64_MAX)
+        start = _number(asked, "start", 0, BLOB_BYTES_MAX)
+        end = _number(asked, "end", start, BLOB_BYTES_MAX)
+        entry = self._volume.entry(key, version)
+        if entry is None or end > entry.size:
+            raise Damage(f'version "{version:016x}" of this key is not on this volume')
+        headers = [(b"content-length", b"%d" % (end - start)), _OCTETS]
+        head = {"type": "http.response.start", "status": 200, "headers": headers}
+
+        async def body(skip: int) -> AsyncGenerator[bytes, None]:
+            chunks = self._volume.chunks(key, version, start=start + skip, end=end)
+            async for chunk in chunks:
+                yield chunk
+
+        await self._streams.send(receive, send, head, body)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The bytes of a value: here, and on to the peers."""

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 from pulzar.clock import Clock
+from pulzar.cluster.identity import own_key
 from pulzar.cluster.link import Link
 from pulzar.cluster.messages import (
     Append,
@@ -126,6 +127,7 @@ class LocalCluster:
             replicas=replicas, min_copies=min_copies, lost_after_s=lost_after_s
         )
         self._instances = 0
+        self._is_founded = False
         self._beating: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -148,6 +150,9 @@ class LocalCluster:
         """Start the master on its directory."""
         directory = f"{self.directory}/master"
         self._disk.make_directory(directory)
+        if not self._is_founded:
+            self._is_founded = True
+            own_key(self._disk, directory, token=lambda _: bytes.fromhex(KEY))
         self.store = await open_cluster(
             directory,
             KEY,
