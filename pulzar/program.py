@@ -19,22 +19,32 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from pulzar.clock import Clock
+from pulzar.cluster.front import FrontStore
 from pulzar.cluster.heartbeat import Heartbeat
-from pulzar.cluster.identity import KEY_NAME, STATE_NAME, keep_key, own_key, read_key
+from pulzar.cluster.identity import (
+    KEY_NAME,
+    STATE_NAME,
+    cluster_id,
+    keep_key,
+    own_key,
+    read_key,
+    read_state,
+)
+from pulzar.cluster.opening import open_cluster
 from pulzar.cluster.remote import MasterLink, Network
 from pulzar.cluster.served import ServedVolume
-from pulzar.cluster.store import ClusterOptions, open_cluster
+from pulzar.cluster.store import ClusterOptions
 from pulzar.config import Config
 from pulzar.disk import Disk
 from pulzar.errors import NotAVolume, OpenError, Unavailable, VolumeReadOnly
-from pulzar.http.app import build_app
 from pulzar.http.application import Application
-from pulzar.http.master_app import build_master_app
+from pulzar.http.master_app import build_front_app, build_master_app
 from pulzar.http.server import serve
 from pulzar.http.volume_app import VolumeApp
 from pulzar.varidb.identity import IDENTITY_NAME
 from pulzar.varidb.serving import ServingVolume, StoreOptions, open_volume
 from pulzar.varidb.store import open_store
+from pulzar.varidb.volume import cannot_open
 
 OUR_NAMES = {
     "volume",
@@ -79,19 +89,59 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
     """
     stop = _stop_on_signals()
     log_settings(config, config.data_dir, "data_dir")
-    check_data_directory(disk, config.data_dir)
+    directory = config.data_dir
+    check_data_directory(disk, directory)
     gc.disable()  # what an opening holds, it holds until it ends
-    store = await open_store(config.data_dir, disk=disk, clock=clock, options=store_options(config))
-    app = build_app(store, clock=clock, chunk_timeout_s=config.client_timeout_s)
+    key, alone = _own_cluster(disk, directory)
+    local = await open_store(
+        directory, disk=disk, clock=clock, options=store_options(config), alone=alone
+    )
+    network = Network(key)
+    front = FrontStore(
+        local,
+        key,
+        directory,
+        name=config.volume_name or socket.gethostname(),
+        disk=disk,
+        clock=clock,
+        connect=network.volume,
+        options=cluster_options(config),
+    )
+
+    def ready(url: str) -> None:
+        front.url = config.advertise or url
+        on_ready(url)
+
+    async def close() -> None:
+        await front.close()
+        await network.close()
+
+    if not alone:
+        front.url = config.advertise or _url(config.host, config.port)
+        await front.become_cluster()
+    app = build_front_app(front, key, clock=clock, chunk_timeout_s=config.client_timeout_s)
     await _serve(
         app,
         config.host,
         config.port,
         stop=stop,
-        on_ready=on_ready,
-        failure=store.failure,
-        close=store.close,
+        on_ready=ready,
+        failure=front.failure,
+        close=close,
     )
+
+
+def _own_cluster(disk: Disk, directory: str) -> tuple[str, bool]:
+    """The key of the cluster that a machine is the master of, and whether it is alone in it.
+    Raises OpenError."""
+    try:
+        disk.make_directory(directory)
+        key = own_key(disk, directory, token=secrets.token_bytes)
+        return key, not read_state(disk, directory, cluster_id(key)).members.generation
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise cannot_open(directory, error) from error
+        raise VolumeReadOnly(f"{directory} cannot be written: {error.strerror}") from error
 
 
 async def run_master(
@@ -116,12 +166,7 @@ async def run_master(
             disk=disk,
             clock=clock,
             connect=network.volume,
-            options=ClusterOptions(
-                replicas=config.replicas,
-                min_copies=config.min_copies,
-                lost_after_s=config.lost_after_s,
-                follow_records=config.backup_chunk_records,
-            ),
+            options=cluster_options(config),
         )
     except OSError as error:
         raise OpenError(f"{directory} cannot be used: {error}") from error
@@ -239,6 +284,16 @@ def store_options(config: Config) -> StoreOptions:
         reserve_bytes=config.reserve_bytes,
         segment_bytes=config.segment_bytes,
         grace_s=config.retired_grace_s,
+    )
+
+
+def cluster_options(config: Config) -> ClusterOptions:
+    """What the settings say of a cluster."""
+    return ClusterOptions(
+        replicas=config.replicas,
+        min_copies=config.min_copies,
+        lost_after_s=config.lost_after_s,
+        follow_records=config.backup_chunk_records,
     )
 
 

@@ -29,7 +29,7 @@ URL_MAX = 2048
 
 _KEYED = frozenset({Type.PUT, Type.BLOB, Type.DELETE, Type.MOVED})
 _NOTES = frozenset({Type.EPOCH, Type.MEMBERS})
-_EMPTY = frozenset({Type.DELETE, Type.MOVED, Type.EPOCH})
+_EMPTY = frozenset({Type.DELETE, Type.MOVED})
 
 
 def check_append(append: Append) -> None:

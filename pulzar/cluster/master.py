@@ -44,6 +44,7 @@ from pulzar.cluster.membership import (
 from pulzar.cluster.messages import PROTOCOL, Append, NewRecord, Presence, SessionWanted, Welcome
 from pulzar.cluster.placement import Candidate, Placement
 from pulzar.cluster.replicator import Replicator
+from pulzar.cluster.served import ServedVolume
 from pulzar.disk import Disk
 from pulzar.errors import LinkBroken, MemberRefused, PulzarError, StaleSession, Unavailable
 from pulzar.varidb.catalog import Catalog
@@ -82,6 +83,7 @@ class Master:
         token: Callable[[int], bytes],
         changed: Callable[[], None],
         returned: Callable[[Member], None],
+        local: ServedVolume | None = None,
     ) -> None:
         self.members = members
         self.list = state.members
@@ -99,13 +101,14 @@ class Master:
         self._changed = changed
         self._returned = returned
         self._started_s = clock.monotonic_s()
+        self._id = replicator.master = token(16)
         self._membership = asyncio.Lock()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._heard: dict[int, asyncio.Event] = {}
         self._ticking: asyncio.Task[None] | None = None
         self.progress: dict[int, Progress] = {}
         self.remarks: dict[int, str] = {}  # by number: why a member is not online
-        self._local: Link | None = None
+        self._local = local
 
     # Its start and its end.
 
@@ -315,12 +318,9 @@ class Master:
 
     # Sessions.
 
-    def attach(self, link: Link) -> None:
-        """The volume in this process, which needs no network."""
-        self._local = link
-
     def _link(self, url: str, volume_id: str) -> Link:
-        if self._local is not None and getattr(self._local, "id", "") == volume_id:
+        """The link to a volume; the one of this process needs no network."""
+        if self._local is not None and self._local.id == volume_id:
             return self._local
         return self._connect(url)
 
@@ -332,6 +332,7 @@ class Master:
             acknowledged=self._replicator.acknowledged,
             given_back=self._replicator.given_back,
         )
+        member.is_local = member.link is self._local
         member.heard_s = self._started_s
         member.draining = entry.id in self._state.draining
         self.members[entry.number] = member
@@ -367,12 +368,13 @@ class Master:
         if presence.epoch > self.epoch:
             self._begin_epoch(presence.epoch + 1)
         session = int.from_bytes(self._token(8), "little") >> 1
-        try:
-            opened = await link.open_session(SessionWanted(self.epoch, session))
-        except StaleSession:
-            self._begin_epoch((await link.hello()).epoch + 1)
-            raise
         epoch = self.epoch
+        try:
+            opened = await link.open_session(SessionWanted(epoch, session, self._id))
+        except StaleSession:  # it is promised to another master, or to one before
+            self._begin_epoch((await link.hello()).epoch + 1)
+            epoch = self.epoch
+            opened = await link.open_session(SessionWanted(epoch, session, self._id))
         async with self._membership:
             self._adopt(decode_members(opened.members))
         if member.number not in self.members:
@@ -399,6 +401,7 @@ class Master:
         self._writer.begin_epoch(epoch)
         for member in self.members.values():
             member.break_off(Unavailable("a new epoch has begun"))
+            self._heard[member.number].set()
 
     # What is known of the members.
 

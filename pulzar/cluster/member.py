@@ -52,6 +52,7 @@ class Member:
         self.state = State.JOINING
         self.followed = False  # to its head, at some time since the master started
         self.draining = False
+        self.is_local = False  # in this process
         self.trackers: deque[Tracker] = deque()
         self.broken = asyncio.Event()
         self.broken.set()

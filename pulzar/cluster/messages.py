@@ -78,10 +78,12 @@ class Welcome(Message, frozen=True, kw_only=True):
 
 
 class SessionWanted(Message, frozen=True):
-    """From now on only appends of this session count."""
+    """From now on only appends of this session count. `master` (16 bytes) is another one at each
+    start of a master's program: an epoch is promised to one of them, and to nobody else."""
 
     epoch: int
     session: int
+    master: bytes
 
 
 class SessionOpened(Message, frozen=True):

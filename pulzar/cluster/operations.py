@@ -10,6 +10,7 @@ With `dry_run` it is only said what would happen.
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import msgspec
 
@@ -91,8 +92,33 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[Followed]
 
 
+class Operable(Protocol):
+    """What can be asked of a cluster, or of a machine that is alone (lone.py)."""
+
+    def nodes(self) -> list[Node]:
+        """All members, by name."""
+
+    def node(self, name: str) -> Node:
+        """The member of that name or id. Raises NodeNotFound."""
+
+    def health(self) -> Health:
+        """See `Health`."""
+
+    async def drain(self, name: str, *, dry_run: bool) -> Departure:
+        """Move the copies of a volume to others. Raises NodeNotFound, Conflict."""
+
+    async def remove(self, name: str, *, lost: bool, dry_run: bool) -> Departure:
+        """End a membership. Raises NodeNotFound, Conflict, Unavailable."""
+
+    async def restore(self, url: str) -> Progress:
+        """Look at the volume at `url` now. Raises LinkBroken, MemberRefused, Forbidden."""
+
+    def progress(self) -> Progress:
+        """How far the members were followed."""
+
+
 class Operations:
-    """The operations on one cluster."""
+    """Implements `Operable` for a cluster."""
 
     def __init__(self, store: ClusterStore, *, clock: Clock) -> None:
         self._store = store

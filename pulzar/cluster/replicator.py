@@ -58,6 +58,7 @@ class Replicator:
         self._draw = draw
         self._hidden = hidden
         self.placement = Placement(())
+        self.master = b""  # to whom epochs are promised
         self.pending = 0
         self.failed: str | None = None  # why the catalog lacks what volumes have
         self.has_failed = asyncio.Event()
@@ -137,7 +138,8 @@ class Replicator:
     def _launch_everywhere(self, write: Write) -> None:
         """A record of the master's own, an epoch: to every volume that is written to."""
         online = [member for member in self._members.values() if member.online]
-        flight = Flight(_new_record(write), wanted=len(online), write=write)
+        record = msgspec.structs.replace(_new_record(write), value=self.master)
+        flight = Flight(record, wanted=len(online), write=write)
         self.pending += 1
         for member in online:
             member.enqueue(flight)

@@ -45,7 +45,7 @@ from pulzar.varidb.commit import Write
 from pulzar.varidb.entry import Entry
 from pulzar.varidb.following import Logged, note_key
 from pulzar.varidb.position import Cursor
-from pulzar.varidb.record import KEYED, Record, Type, make_version
+from pulzar.varidb.record import KEYED, Record, Type, epoch_of, make_version
 from pulzar.varidb.serving import ServingVolume
 
 _LIVE = frozenset({Type.PUT, Type.BLOB})
@@ -100,6 +100,7 @@ class ServedVolume:
         self._session = Session()
         self._opening = asyncio.Lock()
         self._promised = serving.volume.promised_epoch()
+        self._promised_to = self._note(Type.EPOCH)
         self._staging = Staging(serving, volume=self.id)
         self._superseded_bytes = 0
         self._grown = asyncio.Event()
@@ -138,16 +139,23 @@ class ServedVolume:
             room_bytes=max(0, free - self.serving.room.reserve_bytes),
             now_ms=self._clock.now_ms(),
             failed=self._volume.log.failed or "",
-            members=self._members_value(),
+            members=self._note(Type.MEMBERS),
         )
 
     def members(self) -> Members | None:
         """The newest list of members in the log, None where there is none."""
-        return decode_members(self._members_value())
+        return decode_members(self._note(Type.MEMBERS))
 
-    def _members_value(self) -> bytes:
-        position = self._volume.index.get(note_key(Type.MEMBERS))
-        return self._volume.records.read(b"", position).value if position is not None else b""
+    def _note(self, type_: Type) -> bytes:
+        """The value of the log's newest record of that type; empty where there is none, or where
+        it is damaged."""
+        position = self._volume.index.get(note_key(type_))
+        if position is None:
+            return b""
+        try:
+            return self._volume.records.read(b"", position).value
+        except (Damage, OSError):
+            return b""
 
     async def hello(self) -> Presence:
         """See `Link`."""
@@ -158,23 +166,29 @@ class ServedVolume:
     async def open_session(self, wanted: SessionWanted) -> SessionOpened:
         """See `Link`."""
         async with self._opening:
-            if wanted.epoch < self._promised:
+            new = wanted.epoch > self._promised
+            if not new and (wanted.epoch, wanted.master) != (self._promised, self._promised_to):
                 raise StaleSession(
-                    f"epoch {self._promised} is promised to a master; yours is {wanted.epoch}"
+                    f"epoch {self._promised} is promised to another master; yours is {wanted.epoch}"
                 )
             self._session.end()
             # Behind everything that earlier sessions submitted: what they wrote is known then.
             now_ms = self._clock.now_ms()
-            if wanted.epoch > self._promised:
-                version = make_version(wanted.epoch, 0)
-                promise = Record(type=Type.EPOCH, version=version, created_ms=now_ms)
-                await self._committer.write(promise)
-                self._promised = wanted.epoch
+            if new:
+                await self._committer.write(
+                    Record(
+                        type=Type.EPOCH,
+                        version=make_version(wanted.epoch, 0),
+                        value=wanted.master,
+                        created_ms=now_ms,
+                    )
+                )
+                self._promised, self._promised_to = wanted.epoch, wanted.master
             else:
                 await self._committer.write(Record(type=Type.CHECKPOINT, created_ms=now_ms))
             self._session.begin(wanted.epoch, wanted.session)
             head = self._volume.log.cursor()
-            return SessionOpened(head.opening, head.seq, self._members_value())
+            return SessionOpened(head.opening, head.seq, self._note(Type.MEMBERS))
 
     async def append(self, append: Append) -> Appended:
         """See `Link`."""
@@ -195,6 +209,9 @@ class ServedVolume:
         for write in writes:
             if write.error is not None:
                 raise write.error
+        for record in records:
+            if record.type == Type.EPOCH and epoch_of(record.version) > self._promised:
+                self._promised, self._promised_to = epoch_of(record.version), record.value
         return Appended(last.cursor.opening, last.cursor.seq)
 
     async def _staged(self, new: NewRecord) -> bytes | Blob:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -20,8 +19,6 @@ import msgspec
 
 from pulzar.clock import Clock
 from pulzar.cluster.follower import Follower
-from pulzar.cluster.identity import cluster_id, read_state
-from pulzar.cluster.link import Link
 from pulzar.cluster.master import Master
 from pulzar.cluster.member import Member
 from pulzar.cluster.messages import (
@@ -37,7 +34,6 @@ from pulzar.cluster.messages import (
 )
 from pulzar.cluster.repair import Repair
 from pulzar.cluster.replicator import Replicator
-from pulzar.disk import Disk
 from pulzar.errors import Damage, NotReady, OutOfSpace, PulzarError, Unavailable, ViewBroken
 from pulzar.limits import DIRECT_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
 from pulzar.varidb.batching import run_batch
@@ -79,46 +75,6 @@ class _Room:
 
     def take(self, size: int) -> None:
         """Any size may fit somewhere."""
-
-
-async def open_cluster(
-    directory: str,
-    key: str,
-    *,
-    disk: Disk,
-    clock: Clock,
-    connect: Callable[[str], Link],
-    options: ClusterOptions | None = None,
-    token: Callable[[int], bytes] = os.urandom,
-    draw: Callable[[], float] = random.random,
-) -> "ClusterStore":
-    """Open the master's side of the cluster with that key. Raises OpenError, OSError."""
-    cluster = cluster_id(key)
-    state = read_state(disk, directory, cluster)
-    catalog = Catalog.open(f"{directory}/catalog.views", identity=bytes.fromhex(cluster))
-    try:
-        store = ClusterStore(catalog, clock=clock, options=options or ClusterOptions(), draw=draw)
-        store.master = Master(
-            directory,
-            state,
-            disk=disk,
-            clock=clock,
-            catalog=catalog,
-            writer=store.writer,
-            replicator=store.replicator,
-            follower=store.follower,
-            members=store.members,
-            lost_after_s=store.options.lost_after_s,
-            connect=connect,
-            token=token,
-            changed=store.changed,
-            returned=store.repair.returned,
-        )
-        store.start()
-    except BaseException:  # whatever it is, nothing may stay open
-        catalog.close(clean=False)
-        raise
-    return store
 
 
 class ClusterStore:
@@ -185,6 +141,10 @@ class ClusterStore:
         if self._serving:
             self._ready.set()
         self.repair.wake()
+
+    async def served(self) -> None:
+        """Waits until data can be served for the first time."""
+        await self._ready.wait()
 
     async def _expire(self) -> None:
         await self._ready.wait()
@@ -260,13 +220,14 @@ class ClusterStore:
         raise self._unreadable(entry, answered)
 
     def _readable(self, entry: Entry) -> list[Member]:
-        """The members that have a value, the best one first; none that is suspect."""
+        """The members that have a value, the one of this process first, then the one with the
+        least to do; none that is suspect."""
         members = self.members
         if len(entry.holders) == 1:
             member = members.get(entry.holders[0])
             return [member] if member is not None and member.online else []
         online = [members[number] for number in entry.holders if number in members]
-        return sorted((m for m in online if m.online), key=lambda member: member.pending)
+        return sorted((m for m in online if m.online), key=lambda m: (not m.is_local, m.pending))
 
     def _unreadable(self, entry: Entry, answered: int) -> PulzarError:
         """Why no copy could be read, of which so many volumes said that they cannot give it."""
@@ -281,10 +242,10 @@ class ClusterStore:
 
     def elsewhere(self, entry: Entry) -> str | None:
         """See `entry.Store`."""
-        for member in self._readable(entry):
-            if member.presence is not None and member.presence.url:
-                return member.presence.url
-        return None
+        member = next(iter(self._readable(entry)), None)
+        if member is None or member.presence is None or member.is_local:
+            return None
+        return member.presence.url
 
     async def chunks(
         self, key: bytes, entry: Entry, *, start: int, end: int
@@ -333,8 +294,8 @@ class ClusterStore:
     def upload_elsewhere(self, size: int, replicas: int) -> str | None:
         """See `entry.Store`."""
         self._require()
-        presence = self._plan(size, replicas or self.options.replicas)[0].presence
-        return presence.url or None if presence is not None else None
+        first = self._plan(size, replicas or self.options.replicas)[0]
+        return None if first.is_local or first.presence is None else first.presence.url
 
     async def upload(self, *, size: int = 0, replicas: int = 0) -> Upload:
         """See `entry.Store`."""

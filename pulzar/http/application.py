@@ -57,6 +57,11 @@ class Application:
         """Answer at some of `paths`."""
         self._endpoints.update(endpoints)
 
+    async def again(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What answers at this path now, after `answer`."""
+        path: bytes = scope["raw_path"]
+        await self._endpoints[find_path(path.decode("latin-1"), self._paths)](scope, receive, send)
+
     def close(self) -> None:
         """Serve nothing more: what still waits for its client is given up, and what is asked
         from now on is refused."""

@@ -159,6 +159,8 @@ class Autodiscovery:
 def _check_session(wanted: SessionWanted) -> None:
     check_epoch(wanted.epoch)
     check_text("a session", str(wanted.session))
+    if len(wanted.master) != 16:
+        raise InvalidParameter("a master has 16 bytes")
     if not 0 <= wanted.session < 1 << 63:
         raise InvalidParameter("a session is a number of 63 bits")
 

@@ -5,11 +5,12 @@
 """
 
 import re
+from collections.abc import Callable
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pulzar.cluster.operations import Operations
+from pulzar.cluster.operations import Operable
 from pulzar.errors import InvalidParameter
 from pulzar.http.application import Paths
 from pulzar.http.body import body_length, read_all
@@ -47,8 +48,9 @@ class _Restore(msgspec.Struct, forbid_unknown_fields=True):
 class ClusterAdmin:
     """The endpoints of one master."""
 
-    def __init__(self, operations: Operations, *, patience: Patience) -> None:
-        self._operations = operations
+    def __init__(self, operations: Callable[[], Operable], *, patience: Patience) -> None:
+        """`operations` gives what is operated on at that time."""
+        self._find = operations
         self._patience = patience
         self.endpoints: dict[str, ASGIApp] = {
             "/admin/network": self._network,
@@ -59,6 +61,10 @@ class ClusterAdmin:
             "/admin/health": self._health,
             "/admin/restore": self._restore,
         }
+
+    @property
+    def _operations(self) -> Operable:
+        return self._find()
 
     async def _network(self, scope: Scope, _receive: Receive, send: Send) -> None:
         parse_query(scope["query_string"], ())

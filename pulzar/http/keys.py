@@ -93,8 +93,6 @@ class KeyVerbs:
 
     def __init__(self, store: Values, *, clock: Clock, tally: Tally, patience: Patience) -> None:
         self._store = store
-        self._lookup = store.lookup
-        self._direct_bytes_max = store.direct_bytes_max
         self._base: bytes | None = None  # of the URLs in answers; None: what the client called us
         self._clock = clock
         self._tally = tally
@@ -118,12 +116,12 @@ class KeyVerbs:
             if name in _GET_HEADERS:
                 await self._get_rare(scope, receive, send, key)
                 return
-        entry = self._lookup(key)
+        entry = self._store.lookup(key)
         if (
             entry is None
             or entry.expires_s
             or not entry.complete
-            or entry.size > self._direct_bytes_max
+            or entry.size > self._store.direct_bytes_max
         ):
             await self._get_rare(scope, receive, send, key)
             return
@@ -159,13 +157,13 @@ class KeyVerbs:
                 return
             except Damage:
                 # Replaced or deleted since it was looked up? Then the new state is the answer.
-                now = self._lookup(key)
+                now = self._store.lookup(key)
                 if now is not None and now.version == entry.version:
                     raise
         raise Damage("the value was replaced again and again while it was being read")
 
     async def _entry(self, key: bytes) -> Entry:
-        entry = self._lookup(key)
+        entry = self._store.lookup(key)
         if entry is not None and entry.expires_s:
             entry = await self._store.confirm(key, entry)
         if entry is None:
@@ -189,7 +187,7 @@ class KeyVerbs:
             self._tally.answers[(verb, 304)] += 1
             await _send(send, 304, headers, b"")
             return
-        if entry.size > self._direct_bytes_max and verb == "get":
+        if entry.size > self._store.direct_bytes_max and verb == "get":
             self._send_elsewhere(scope, key, entry)
         if not entry.complete:
             entry = await self._store.complete(key, entry)
@@ -294,7 +292,7 @@ class KeyVerbs:
         true as later; one that holds is decided by the store when the body is here."""
         if put.condition is None:
             return
-        entry = self._lookup(put.key)
+        entry = self._store.lookup(put.key)
         if entry is not None and entry.expires_s:
             entry = await self._store.confirm(put.key, entry)
         if not put.condition.holds(None if entry is None else entry.version):

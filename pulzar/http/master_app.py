@@ -1,17 +1,24 @@
 """The application of a server that other machines can join: that of a store, and the cluster's."""
 
+from starlette.types import Receive, Scope, Send
+
 from pulzar.clock import Clock
-from pulzar.cluster.operations import Operations
+from pulzar.cluster.front import FrontStore
+from pulzar.cluster.lone import LoneOperations
+from pulzar.cluster.operations import Operable, Operations
 from pulzar.cluster.store import ClusterStore
-from pulzar.http import app, cluster_admin, skynet
+from pulzar.errors import Unavailable
+from pulzar.http import app, autodiscovery, cluster_admin, skynet
 from pulzar.http.app import App
 from pulzar.http.application import Paths
+from pulzar.http.autodiscovery import Autodiscovery
 from pulzar.http.cluster_admin import ClusterAdmin
 from pulzar.http.internal import Internal
 from pulzar.http.skynet import Skynet
 from pulzar.limits import UPLOAD_CHUNK_TIMEOUT_S
 
 PATHS: Paths = {**app.PATHS, **cluster_admin.PATHS, **skynet.PATHS}
+FRONT_PATHS: Paths = {**PATHS, **autodiscovery.PATHS}
 
 
 def build_master_app(
@@ -21,10 +28,63 @@ def build_master_app(
     clock: Clock,
     chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S,
 ) -> App:
-    """The application over a cluster. `key` is the cluster's (hex)."""
+    """The application of a master. `key` is the cluster's (hex)."""
     built = App(cluster, clock=clock, chunk_timeout_s=chunk_timeout_s, paths=PATHS)
     internal = Internal(key, patience=built.patience)
-    built.answer(Skynet(cluster, internal).endpoints)
     operations = Operations(cluster, clock=clock)
-    built.answer(ClusterAdmin(operations, patience=built.patience).endpoints)
+    built.answer(Skynet(cluster, internal).endpoints)
+    built.answer(ClusterAdmin(lambda: operations, patience=built.patience).endpoints)
     return built
+
+
+def build_front_app(
+    front: FrontStore,
+    key: str,
+    *,
+    clock: Clock,
+    chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S,
+) -> App:
+    """The application of `pulzar up`: a master, and a volume that other volumes can ask once they
+    have joined. `key` is the cluster's (hex)."""
+    built = App(front, clock=clock, chunk_timeout_s=chunk_timeout_s, paths=FRONT_PATHS)
+    internal = Internal(key, patience=built.patience)
+    built.answer(Skynet(front, internal).endpoints)
+    built.answer(ClusterAdmin(_Current(front, clock), patience=built.patience).endpoints)
+    volume = _Volume(front, internal, built)
+    built.answer(dict.fromkeys(autodiscovery.PATHS, volume))
+    return built
+
+
+class _Current:
+    """What is operated on: one machine, or the cluster that it became."""
+
+    def __init__(self, front: FrontStore, clock: Clock) -> None:
+        self._front = front
+        self._clock = clock
+        self._lone = LoneOperations(front)
+        self._cluster: Operations | None = None
+
+    def __call__(self) -> Operable:
+        if self._front.cluster is None:
+            return self._lone
+        if self._cluster is None:
+            self._cluster = Operations(self._front.cluster, clock=self._clock)
+        return self._cluster
+
+
+class _Volume:
+    """The endpoints of the volume in this process, once it is a member."""
+
+    def __init__(self, front: FrontStore, internal: Internal, built: App) -> None:
+        self._front = front
+        self._internal = internal
+        self._app = built
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._internal.authorize(scope)
+        served = self._front.served
+        if served is None:
+            raise Unavailable("this machine is alone: its volume is no member of a cluster")
+        patience = self._app.patience
+        self._app.answer(Autodiscovery(served, self._internal, patience=patience).endpoints)
+        await self._app.again(scope, receive, send)

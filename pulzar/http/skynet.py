@@ -1,10 +1,19 @@
 """/skynet/...: what volumes say to their master. Inside the cluster only."""
 
+from typing import Protocol
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pulzar.cluster.checks import check_presence_fields, check_size, check_text, check_upload_done
-from pulzar.cluster.messages import Message, Presence, UploadDone, UploadWanted
-from pulzar.cluster.store import ClusterStore
+from pulzar.cluster.messages import (
+    Committed,
+    Message,
+    Presence,
+    UploadDone,
+    UploadPlan,
+    UploadWanted,
+    Welcome,
+)
 from pulzar.errors import InvalidParameter
 from pulzar.http.application import Paths
 from pulzar.http.internal import Internal
@@ -17,10 +26,23 @@ PATHS: Paths = {
 }
 
 
+class MasterSide(Protocol):
+    """What volumes ask of a master."""
+
+    async def heartbeat(self, presence: Presence, host: str) -> Welcome:
+        """A volume is there. Raises MemberRefused, Unavailable."""
+
+    async def plan_upload(self, wanted: UploadWanted) -> UploadPlan:
+        """Where the copies of a large value go that a volume was asked to take."""
+
+    async def commit_upload(self, done: UploadDone) -> Committed:
+        """Give an upload its key. Raises as `Store.put`."""
+
+
 class Skynet:
     """The endpoints of one master."""
 
-    def __init__(self, cluster: ClusterStore, internal: Internal) -> None:
+    def __init__(self, cluster: MasterSide, internal: Internal) -> None:
         self._cluster = cluster
         self._internal = internal
         self.endpoints: dict[str, ASGIApp] = {

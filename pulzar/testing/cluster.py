@@ -32,8 +32,9 @@ from pulzar.cluster.messages import (
     SnapshotPage,
     Staged,
 )
+from pulzar.cluster.opening import open_cluster
 from pulzar.cluster.served import ServedVolume
-from pulzar.cluster.store import ClusterOptions, ClusterStore, open_cluster
+from pulzar.cluster.store import ClusterOptions, ClusterStore
 from pulzar.disk import Disk, SystemDisk
 from pulzar.errors import LinkBroken, PulzarError
 from pulzar.varidb.entry import Upload

@@ -125,7 +125,9 @@ class Values(Protocol):
     larger value may be on another machine, see `elsewhere`, or too large to be read in one piece.
     """
 
-    direct_bytes_max: int
+    @property
+    def direct_bytes_max(self) -> int:
+        """Bytes."""
 
     def lookup(self, key: bytes) -> Entry | None:
         """The entry of a key, which may have expired (then ask `confirm`)."""

@@ -61,8 +61,13 @@ async def open_store(
     clock: Clock,
     options: StoreOptions | None = None,
     token: Callable[[int], bytes] = os.urandom,
+    alone: bool = True,
 ) -> "LocalStore":
-    """Open the store in `directory`, or begin one there. Raises OpenError."""
+    """Open the store in `directory`, or begin one there. Raises OpenError.
+
+    Where it is not `alone`, it is to be handed over to a cluster at once: nothing is deleted here
+    that other machines may know better, or need.
+    """
     options = options or StoreOptions()
     async with AsyncExitStack() as undo:  # where it fails, nothing may stay open or locked
         volume = open_volume(directory, disk=disk, clock=clock, options=options, token=token)
@@ -81,6 +86,7 @@ async def open_store(
                 clock=clock,
                 options=options,
                 token=token,
+                alone=alone,
             )
             undo.push_async_callback(store.stop)
             await store.start()
@@ -169,11 +175,13 @@ class LocalStore:
         clock: Clock,
         options: StoreOptions,
         token: Callable[[int], bytes],
+        alone: bool,
     ) -> None:
+        self._alone = alone
         self._volume = volume
-        self._catalog = catalog
+        self.catalog = catalog
         self._clock = clock
-        self._serving = ServingVolume(
+        self.serving = ServingVolume(
             directory,
             volume,
             disk=disk,
@@ -182,14 +190,14 @@ class LocalStore:
             token=token,
             take_superseded=self._take_superseded,
             follow=self._follow,
-            purged=catalog.drop_deletes,
+            purged=catalog.drop_deletes if alone else None,
         )
-        self._committer = self._serving.committer
-        self._reader = self._serving.reader
+        self._committer = self.serving.committer
+        self._reader = self.serving.reader
         self._closing = False
         self._epoch = volume.promised_epoch() + 1
         self._writer = Writer(
-            catalog, self._committer, clock=clock, epoch=self._epoch, room=self._serving.room
+            catalog, self._committer, clock=clock, epoch=self._epoch, room=self.serving.room
         )
         self._expiry: asyncio.Task[None] | None = None
 
@@ -198,22 +206,30 @@ class LocalStore:
         now_ms = self._clock.now_ms()
         version = make_version(self._epoch, 0)
         await self._committer.write(Record(type=Type.EPOCH, version=version, created_ms=now_ms))
-        await self._serving.start()
-        self._expiry = asyncio.create_task(expire(self._catalog, self._writer, self._clock))
+        await self.serving.start()
+        if self._alone:
+            self._expiry = asyncio.create_task(expire(self.catalog, self._writer, self._clock))
+
+    async def hand_over(self) -> None:
+        """End every write; from now on volume and catalog are somebody else's. The caller sees to
+        it that no other write begins."""
+        await self._end_expiry()
+        while self._writer.turns.busy:
+            await self._committer.write(Record(type=Type.CHECKPOINT))
 
     async def failure(self) -> str:
         """Waits until the store cannot go on, and says why: then the process must end."""
-        return await self._serving.failure()
+        return await self.serving.failure()
 
     # Reading.
 
     def lookup(self, key: bytes) -> Entry | None:
         """See `entry.Store`."""
         try:
-            return self._catalog.get(key)
+            return self.catalog.get(key)
         except ViewBroken as error:
             self._heal(error)
-            return self._catalog.get(key)
+            return self.catalog.get(key)
 
     async def confirm(self, key: bytes, entry: Entry) -> Entry | None:
         """See `entry.Store`."""
@@ -228,7 +244,7 @@ class LocalStore:
             return entry
         whole = await self._reader.complete(key, entry)
         with contextlib.suppress(OutOfSpace):  # then the record is read again the next time
-            self._catalog.refill(key, whole)
+            self.catalog.refill(key, whole)
         return whole
 
     async def read(self, key: bytes, entry: Entry) -> bytes:
@@ -245,7 +261,7 @@ class LocalStore:
         """See `entry.Store`."""
         now_s = self._clock.now_ms() // 1000
         page = partial(
-            self._catalog.list_keys,
+            self.catalog.list_keys,
             prefix,
             after=after,
             limit=limit,
@@ -284,7 +300,7 @@ class LocalStore:
 
     async def upload(self, *, size: int = 0, replicas: int = 0) -> Upload:
         """See `entry.Store`."""
-        return await self._serving.upload(size=size)
+        return await self.serving.upload(size=size)
 
     async def put_upload(self, put: Put, upload: Upload) -> Written:
         """See `entry.Store`."""
@@ -308,7 +324,7 @@ class LocalStore:
 
     def status(self) -> Status:
         """See `entry.Store`."""
-        return self._catalog.status()
+        return self.catalog.status()
 
     def not_ready(self) -> str | None:
         """See `entry.Store`."""
@@ -322,40 +338,44 @@ class LocalStore:
         """See `entry.Store`."""
         writer = self._writer
         return {
-            "keys": self._catalog.status().entries,
+            "keys": self.catalog.status().entries,
             "puts_total": writer.puts_total,
             "deletes_total": writer.deletes_total,
             "expired_total": writer.expired_total,
-            **self._serving.statistics(),
+            **self.serving.statistics(),
         }
 
     async def compact(self) -> dict[str, int]:
         """See `entry.Store`."""
-        return await self._serving.compact()
+        return await self.serving.compact()
 
     async def close(self) -> None:
         """See `entry.Store`."""
         await self.stop()
         try:
-            self._serving.close()
+            self.serving.close()
             if self._volume.log.failed is None:  # else the catalog may lack what the log has
-                self._catalog.apply([], _HOLDER, self._volume.log.cursor())
+                self.catalog.apply([], _HOLDER, self._volume.log.cursor())
         except PulzarError:
-            self._catalog.close(clean=False)
+            self.catalog.close(clean=False)
             raise
-        self._catalog.close(clean=self._volume.log.failed is None)
+        self.catalog.close(clean=self._volume.log.failed is None)
 
     async def stop(self) -> None:
         """End what runs beside requests, after the writes under way."""
         self._closing = True
-        if self._expiry is not None:
-            self._expiry.cancel()
-            await asyncio.wait([self._expiry])
-        await self._serving.stop()
+        await self._end_expiry()
+        await self.serving.stop()
+
+    async def _end_expiry(self) -> None:
+        expiry, self._expiry = self._expiry, None
+        if expiry is not None:
+            expiry.cancel()
+            await asyncio.wait([expiry])
 
     def _follow(self, changes: list[Newest], cursor: Cursor) -> None:
         places = repeat(((_HOLDER, cursor.seq << 1),))
-        self._catalog.append(changes, places, ((_HOLDER, cursor),))
+        self.catalog.append(changes, places, ((_HOLDER, cursor),))
 
     def _take_superseded(self) -> int:
         return self._writer.take_superseded()
@@ -363,8 +383,8 @@ class LocalStore:
     def _heal(self, error: Exception) -> None:
         """A view is damaged: throw it away and rebuild it from the log, here and now."""
         _log.error("the catalog is damaged and is rebuilt from the log: %s", error)
-        self._catalog.reset()
-        fill_catalog(self._catalog, self._volume, holder=_HOLDER)
+        self.catalog.reset()
+        fill_catalog(self.catalog, self._volume, holder=_HOLDER)
 
 
 class Rebuilt(msgspec.Struct, frozen=True):

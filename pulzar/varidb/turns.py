@@ -18,6 +18,11 @@ class Turns:
     def __init__(self) -> None:
         self._busy: dict[bytes, deque[asyncio.Future[None]] | None] = {}
 
+    @property
+    def busy(self) -> bool:
+        """Whether any key is being written."""
+        return bool(self._busy)
+
     def is_free(self, key: bytes) -> bool:
         """Whether `try_take` would succeed."""
         return key not in self._busy
