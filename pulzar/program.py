@@ -113,8 +113,11 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
         on_ready(url)
 
     async def close() -> None:
+        leaving.cancel()
         await front.close()
         await network.close()
+
+    leaving = asyncio.create_task(_leave(stop, front.leave))
 
     if not alone:
         front.url = config.advertise or _url(config.host, config.port)
@@ -213,6 +216,7 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
     )
     await serving.start()
     heartbeat = Heartbeat(served, master)
+    leaving = asyncio.create_task(_leave(stop, served.leave))
 
     def ready(url: str) -> None:
         served.url = served.url or url
@@ -221,6 +225,7 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
         on_ready(url)
 
     async def close() -> None:
+        leaving.cancel()
         await heartbeat.close()
         await served.close()
         await serving.stop()
@@ -295,6 +300,12 @@ def cluster_options(config: Config) -> ClusterOptions:
         lost_after_s=config.lost_after_s,
         follow_records=config.backup_chunk_records,
     )
+
+
+async def _leave(stop: asyncio.Event, leave: Callable[[], None]) -> None:
+    """When it is to stop, let go of machines that wait: an open request would hold it up."""
+    await stop.wait()
+    leave()
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -253,6 +253,11 @@ class FrontStore:
         """Waits until this machine cannot go on, and says why: then the process must end."""
         return await self.local.failure()
 
+    def leave(self) -> None:
+        """It is about to stop: let go of machines that wait for something to happen."""
+        if self.served is not None:
+            self.served.leave()
+
     async def close(self) -> None:
         """See `entry.Store`."""
         if self._beating is not None:

@@ -33,6 +33,10 @@ class Link(Protocol):
     async def hello(self) -> Presence:
         """Who it is and how it is."""
 
+    async def alive(self, wait_s: float) -> Presence:
+        """As `hello`, after so long: whoever waits learns at once that the volume has gone.
+        Raises NotReady when it is about to stop."""
+
     async def open_session(self, wanted: SessionWanted) -> SessionOpened:
         """Promise the epoch, end the session before, wait for what that wrote.
 

@@ -14,7 +14,6 @@ tasks and the connections.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 import msgspec
@@ -207,13 +206,15 @@ class Master:
             return
         if self._silent_s(member) >= OFFLINE_S:
             return
-        with suppress(PulzarError):
+        try:
             there = await member.link.hello()
-            if there.instance == known.instance and there.id == presence.id:
-                raise MemberRefused(
-                    f"volume {presence.name} ({presence.id}) runs already at {known.url}: two "
-                    "programs must not serve copies of one volume"
-                )
+        except PulzarError:
+            return
+        if (there.id, there.instance) == (presence.id, known.instance):
+            raise MemberRefused(
+                f"volume {presence.name} ({presence.id}) runs already at {known.url}: two programs "
+                "must not serve copies of one volume"
+            )
 
     async def _rename(self, entry: Entry, name: str) -> Entry:
         if entry.name == name:

@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 FETCHES_MAX = 2
 """Fetches under way at a time: while one is on its way, the next one gathers."""
 
+WATCH_S = 30.0
+"""A volume is asked whether it is there so seldom: it is the lost connection that tells."""
+
 FETCH_KEYS_MAX = 256
 RECORD_OVERHEAD_BYTES = 128
 
@@ -64,6 +67,7 @@ class Member:
         self._queue: deque[Flight] = deque()
         self._sent: list[Flight] = []  # the append that is under way
         self._sending: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._wanted: deque[tuple[bytes, int, asyncio.Future[Found]]] = deque()
         self._fetching: set[asyncio.Task[None]] = set()
         self._gathering = False
@@ -91,17 +95,33 @@ class Member:
         self._epoch, self._session, self._number = epoch, session, sent
         self.followed = True
         self.broken.clear()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Notice at once that the volume has gone, also where nobody asks anything of it."""
+        try:
+            while self.online:
+                await self.link.alive(WATCH_S)
+        except PulzarError as error:
+            self._watching = None
+            self.break_off(error)
 
     def break_off(self, error: PulzarError) -> None:
         """The session is over: give everything back. Harmless where none is open."""
         if self.broken.is_set():
             return
         self.broken.set()
+        self._stop_watching()
         _log.info("volume %s: the session ended: %s", self.entry.name, error)
         if self._sending is not None:
             self._sending.cancel()
             return  # `_ended` gives everything back
         self._give_back([], error)
+
+    def _stop_watching(self) -> None:
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
 
     def _give_back(self, sent: Sequence[Flight], error: PulzarError) -> None:
         self.trackers.clear()  # its log will be followed again, from the catalog's cursor
@@ -147,6 +167,7 @@ class Member:
         error = None if task.cancelled() else task.exception()
         if error is not None and self.online:
             self.broken.set()
+            self._stop_watching()
             _log.warning("volume %s: the session ended: %s", self.entry.name, error)
             if not isinstance(error, PulzarError):
                 _log.error("a bug met volume %s", self.entry.name, exc_info=error)

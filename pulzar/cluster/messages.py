@@ -9,6 +9,7 @@ milliseconds since 1970, sizes are bytes.
                        POST /skynet/upload             UploadWanted  -> UploadPlan
                        POST /skynet/commit             UploadDone    -> Committed
     master -> volume   GET  /autodiscovery/hello                     -> Presence
+                       GET  /autodiscovery/alive                     -> Presence
                        POST /autodiscovery/session     SessionWanted -> SessionOpened
                        POST /autodiscovery/append      Append        -> Appended
                        POST /autodiscovery/fetch       Fetch         -> Fetched

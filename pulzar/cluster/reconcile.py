@@ -16,18 +16,29 @@ volumes it does not compete. So hiding is right whatever was written meanwhile. 
 only if the catalog was read before the volume was, and still says the same.
 
 Ranges of keys are compared by digest first: how many live keys there are, and the sum of a hash of
-each key with its version. A sum does not depend on the order, and changes with every key; CRC32C
-twice makes 64 bits of it: enough against chance, which is all that is against it.
+each key with its version. A sum does not depend on the order. The hash is BLAKE2b: CRC32C is
+linear, so of two keys, each rewritten once, one change could take back the other. Deletes are in
+no digest: a volume need not have those of keys that it does not hold. So digests are enough only
+for a volume whose log was followed from its cursor to its head.
+
+Where that could not be, every row is read before the volume is used, and `reread` tells what the
+catalog has then. So a delete is found that only this volume knows. And an older copy of a directory
+is made good: it gives seqs a second time, so what the catalog's rows say of its earlier records
+(their stamps, catalog_row.py) would hide later ones. Such a copy is known by its log: it lacks the
+place behind the last append that it acknowledged, which need not be as far back as the cursor.
+With deletes purged it may hold what was deleted and forgotten; then the newest PURGE record of the
+cluster is larger than its own (`purged`), and what the catalog does not name is set aside.
 """
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from hashlib import blake2b
 
-import google_crc32c
 import msgspec
 
 from pulzar.cluster.messages import Digest
-from pulzar.varidb.catalog_row import Row
+from pulzar.varidb import catalog_row
+from pulzar.varidb.catalog_row import Row, change_of
 from pulzar.varidb.following import FIRST_NOTE_BYTE
 from pulzar.varidb.footer import entry_order
 from pulzar.varidb.position import ENTRY_TYPE_AT, Position
@@ -35,8 +46,6 @@ from pulzar.varidb.record import Type
 
 _LIVE = frozenset({Type.PUT, Type.BLOB})
 _MASK = (1 << 64) - 1
-
-_crc32c = google_crc32c.extend
 
 Known = Row | int | None
 """What the catalog has of a key: a row, the version at which it was deleted, or nothing."""
@@ -48,45 +57,74 @@ class Do(StrEnum):
     ADOPT = "adopt"
     HIDE = "hide"
     FORGET = "forget"
+    SET_ASIDE = "set aside"
 
 
 class Action(msgspec.Struct, frozen=True):
     """For HIDE, `type` and `version` are those of the record to append to the volume; for FORGET
-    `version` is the one that it lacks."""
+    `version` is the one that it lacks, for SET_ASIDE the one that it has."""
 
     do: Do
     version: int
     type: int = 0
 
 
-def decide(position: Position | None, known: Known, *, number: int) -> Action | None:
-    """What to do about one key of volume `number`; None: nothing."""
+def decide(
+    position: Position | None, known: Known, *, number: int, purged: int = 0
+) -> Action | None:
+    """What to do about one key of volume `number`; None: nothing.
+
+    `purged` is the version up to which deletes were purged from the cluster's logs without this
+    volume; 0 where it took part.
+    """
     if position is None or position.type not in _LIVE | {Type.DELETE}:
         return _forget(known, number)
     version = position.version
+    at = known.version if isinstance(known, Row) else known
+    if version <= purged and version != at:
+        return _forget(known, number) or Action(Do.SET_ASIDE, version)
     if position.type == Type.DELETE:
-        at = known.version if isinstance(known, Row) else known
         # Of a PUT and a DELETE of one version the DELETE wins.
         if at is None or version > at or (version == at and isinstance(known, Row)):
             return Action(Do.ADOPT, version)
         return _forget(known, number)
-    if known is None:
+    if at is None or version > at:
         return Action(Do.ADOPT, version)
     if not isinstance(known, Row):
-        if version > known:
-            return Action(Do.ADOPT, version)
-        return Action(Do.HIDE, known, Type.DELETE)
-    if version > known.version or (version == known.version and number not in known.copies):
-        return Action(Do.ADOPT, version)
-    if version < known.version:
+        return Action(Do.HIDE, at, Type.DELETE)
+    if version < at:
         return _forget(known, number) or Action(Do.HIDE, version, Type.MOVED)
-    return None
+    return Action(Do.ADOPT, version) if number not in known.copies else None
 
 
 def _forget(known: Known, number: int) -> Action | None:
     if isinstance(known, Row) and number in known.copies:
         return Action(Do.FORGET, known.version)
     return None
+
+
+def reread(key: bytes, position: Position | None, known: Known, *, number: int) -> Known:
+    """What the catalog is to have of a key, once the index of volume `number` was read as a whole.
+
+    Whatever the catalog had of that volume is replaced, so nothing may be appended to the volume
+    between the reading and this.
+    """
+    rest = without(known, number)
+    if position is None:
+        return rest
+    change = change_of(key, position)
+    return catalog_row.decide(rest, change, holder=number, seq=position.seq)
+
+
+def without(known: Known, number: int) -> Known:
+    """The same, without anything about volume `number`: what FORGET means for a row.
+
+    A stamp that says MOVED would not do: a copy that is made there later may have a smaller seq.
+    """
+    if not isinstance(known, Row) or all(number != holder for holder, _ in known.holders):
+        return known
+    holders = tuple(one for one in known.holders if one[0] != number)
+    return msgspec.structs.replace(known, holders=holders)
 
 
 def digest_of_columns(keys: Sequence[bytes], entries: Sequence[bytes]) -> Digest:
@@ -109,6 +147,5 @@ def digest(last: bytes, held: Iterable[tuple[bytes, int]]) -> Digest:
 
 
 def _hash(key: bytes, version: int) -> int:
-    low = _crc32c(0, key)
-    high = _crc32c(low, version.to_bytes(8, "little"))
-    return int(high) << 32 | int(low) ^ (version & 0xFFFFFFFF)
+    packed = blake2b(key + version.to_bytes(8, "little"), digest_size=8).digest()
+    return int.from_bytes(packed, "little")

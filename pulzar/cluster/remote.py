@@ -190,6 +190,11 @@ class RemoteVolume:
         """See `Link`."""
         return await self._get(Presence, "hello", timeout_s=CONNECT_S)
 
+    async def alive(self, wait_s: float) -> Presence:
+        """See `Link`."""
+        path = f"alive?wait={int(wait_s)}"
+        return await self._get(Presence, path, timeout_s=wait_s + ANSWER_S)
+
     async def open_session(self, wanted: SessionWanted) -> SessionOpened:
         """See `Link`."""
         return await self._post(SessionOpened, "session", wanted, timeout_s=SLOW_ANSWER_S)

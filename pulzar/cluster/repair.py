@@ -273,6 +273,7 @@ class Repair:
             if now is None:
                 return
             entry = now
+        plan = plan_key(entry.holders, entry.replicas or self._replicas, self.standings())
         for number in plan.extra:
             record = NewRecord(Type.MOVED, key, b"", b"", entry.version, self._clock.now_ms(), 0)
             change = Change(
@@ -342,11 +343,14 @@ class Repair:
     async def _walk_forever(self) -> None:
         while True:
             self._wake.clear()
+            before = self.copied_total + self.hidden_total
             try:
                 if self._wants_work():
                     await self._walk()
             except PulzarError as error:
                 _log.warning("looking for keys to repair failed: %s", error)
+            if self.copied_total + self.hidden_total > before:
+                continue  # there may be more that can be done now
             await _within(self._wake.wait(), WALK_PAUSE_S)
 
     def _wants_work(self) -> bool:

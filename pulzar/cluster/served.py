@@ -38,7 +38,7 @@ from pulzar.cluster.messages import (
 from pulzar.cluster.reconcile import digest_of_columns
 from pulzar.cluster.sessions import Session
 from pulzar.cluster.staging import PeerUpload, StagedUpload, Staging
-from pulzar.errors import Damage, PulzarError, StaleSession, Unavailable
+from pulzar.errors import Damage, NotReady, PulzarError, StaleSession, Unavailable
 from pulzar.limits import INLINE_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
 from pulzar.varidb.blob import Blob, encode_blob
 from pulzar.varidb.commit import Write
@@ -104,7 +104,7 @@ class ServedVolume:
         self._staging = Staging(serving, volume=self.id)
         self._superseded_bytes = 0
         self._grown = asyncio.Event()
-        self._closing = False
+        self._leaving = asyncio.Event()
         serving.committer.follow = self._grow
         serving.maintenance.take_superseded = self._take_superseded
         serving.maintenance.purged = None
@@ -160,6 +160,20 @@ class ServedVolume:
     async def hello(self) -> Presence:
         """See `Link`."""
         return self.presence()
+
+    async def alive(self, wait_s: float) -> Presence:
+        """See `Link`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._leaving.wait()
+        if self._leaving.is_set():
+            raise NotReady("the volume is stopping")
+        return self.presence()
+
+    def leave(self) -> None:
+        """It is about to stop: let go of whoever waits for something to happen."""
+        self._leaving.set()
+        self._grown.set()
 
     # Writing.
 
@@ -313,7 +327,7 @@ class ServedVolume:
     async def log(self, after: Cursor, *, limit: int, wait_s: float) -> LogPage:
         """See `Link`."""
         logged, cursor = self._volume.follow(after, limit=limit)
-        if not logged and wait_s and not self._closing:
+        if not logged and wait_s and not self._leaving.is_set():
             self._grown.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._grown.wait(), wait_s)
@@ -352,9 +366,8 @@ class ServedVolume:
 
     async def close(self) -> None:
         """Take no more appends; let go of whoever waits at the log's head."""
-        self._closing = True
+        self.leave()
         self._session.end()
-        self._grown.set()
         self._staging.close()
 
 

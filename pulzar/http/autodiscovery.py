@@ -33,6 +33,7 @@ from pulzar.limits import BLOB_BYTES_MAX
 
 PATHS: Paths = {
     "/autodiscovery/hello": (("GET",), "internal"),
+    "/autodiscovery/alive": (("GET",), "internal"),
     "/autodiscovery/session": (("POST",), "internal"),
     "/autodiscovery/append": (("POST",), "internal"),
     "/autodiscovery/fetch": (("POST",), "internal"),
@@ -63,6 +64,7 @@ class Autodiscovery:
         guarded = internal.guarded
         self.endpoints: dict[str, ASGIApp] = {
             "/autodiscovery/hello": guarded(self._hello),
+            "/autodiscovery/alive": guarded(self._alive),
             "/autodiscovery/session": internal.call(
                 SessionWanted, volume.open_session, _check_session
             ),
@@ -80,6 +82,11 @@ class Autodiscovery:
     async def _hello(self, scope: Scope, _receive: Receive, send: Send) -> None:
         parse_query(scope["query_string"], ())
         await answer(send, await self._volume.hello())
+
+    async def _alive(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        asked = parse_query(scope["query_string"], ("wait",))
+        wait_s = _number(asked, "wait", 0, int(WAIT_S_MAX))
+        await answer(send, await self._volume.alive(wait_s))
 
     async def _compact(self, scope: Scope, _receive: Receive, send: Send) -> None:
         parse_query(scope["query_string"], ())

@@ -62,6 +62,9 @@ class Gate:
     async def hello(self) -> Presence:
         return await self._volume().hello()
 
+    async def alive(self, wait_s: float) -> Presence:
+        return await self._volume().alive(wait_s)
+
     async def open_session(self, wanted: SessionWanted) -> SessionOpened:
         return await self._volume().open_session(wanted)
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import urllib3
 
 from pulzar.client.process import Server
@@ -80,10 +81,13 @@ class Machine:
         self._server = None
         return code
 
+    def processes(self) -> list[psutil.Process]:
+        """Those of its processes that are alive."""
+        return self._server.processes() if self._server is not None else []
+
     def signal(self, number: signal.Signals) -> None:
         """A signal to each of its processes."""
-        assert self._server is not None
-        for process in self._server.processes():
+        for process in self.processes():
             process.send_signal(number)
 
     def wipe(self) -> None:

@@ -1,0 +1,213 @@
+"""Who may be a member, and how one goes: over the network as everybody else would."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from pulzar.errors import NotReady
+from pulzar.testing.machines import Machine, Machines
+from tests.cluster.conftest import MakeMachines
+from tests.cluster.keys import Keys
+
+pytestmark = pytest.mark.slow
+
+
+def refused(machines: Machines, machine: Machine) -> str:
+    """Start a volume that its master does not want; what it said at its end."""
+    try:
+        machine.start()
+    except NotReady as error:
+        return str(error)
+    machines.wait(lambda: not machine.processes())
+    return machine.log()
+
+
+def test_the_network_has_the_shape_of_the_specification(
+    make_machines: MakeMachines, http: urllib3.PoolManager
+) -> None:
+    machines = make_machines(volumes=2)
+    network = machines.get("/admin/network")
+    assert [node["node"] for node in network] == ["v0", "v1"]
+    for node in network:
+        assert list(node) == ["node", "percent", "synch"]
+        assert type(node["percent"]) is int
+        assert 0 <= node["percent"] <= 100
+        assert node["synch"] is True
+        assert machines.get(f"/admin/network/{node['node']}") == node
+    unknown = http.request("GET", f"{machines.master.url}/admin/network/nobody")
+    assert (unknown.status, unknown.json()["code"]) == (404, "unknown_node")
+    machines.volumes[1].kill()
+    machines.wait(lambda: machines.online() == {"v0"})
+    assert machines.get("/admin/network/v1")["synch"] is False
+
+
+def test_without_the_key_everything_inside_is_forbidden(
+    make_machines: MakeMachines, http: urllib3.PoolManager
+) -> None:
+    machines = make_machines(volumes=1)
+    paths = [
+        ("POST", f"{machines.master.url}/skynet/heartbeat"),
+        ("GET", f"{machines.volumes[0].url}/autodiscovery/hello"),
+        ("POST", f"{machines.volumes[0].url}/autodiscovery/append"),
+        ("PUT", f"{machines.volumes[0].url}/autodiscovery/upload/{'a' * 32}"),
+    ]
+    for method, url in paths:
+        for headers in ({}, {"Authorization": "Bearer " + "0" * 64}):
+            answer = http.request(method, url, headers=headers, body=b"x")
+            assert (answer.status, answer.json()["code"]) == (403, "forbidden")
+
+
+def test_who_is_refused_ends_and_says_why(
+    make_machines: MakeMachines, http: urllib3.PoolManager
+) -> None:
+    machines = make_machines(volumes=2)
+    other = make_machines(volumes=1)
+    stranger = machines.add_volume()
+    stranger._arguments[stranger._arguments.index("--key-file") + 1] = other.key_file
+    assert "the cluster's key is wanted" in refused(machines, stranger)
+    # Of another cluster, with the right key.
+    keys = Keys(other, http)
+    keys.fill(5)
+    assert other.volumes[0].terminate() == 0
+    foreign = machines.add_volume()
+    shutil.copytree(other.volumes[0].directory, foreign.directory)
+    Path(foreign.directory, "cluster.key").unlink()
+    assert "belongs to another cluster" in refused(machines, foreign)
+    # A name that another volume has, which is online.
+    twin = machines.add_volume()
+    twin._arguments[twin._arguments.index("--name") + 1] = "v0"
+    assert "is named v0" in refused(machines, twin)
+    # A second program on a copy of a volume that is online.
+    copy = machines.add_volume()
+    shutil.copytree(machines.volumes[0].directory, copy.directory)
+    assert "runs already" in refused(machines, copy)
+    assert machines.online() == {"v0", "v1"}
+
+
+def test_a_volume_of_one_machine_joins_as_it_is_but_only_as_the_first(
+    make_machines: MakeMachines, http: urllib3.PoolManager, tmp_path: Path
+) -> None:
+    data = str(tmp_path / "lone")
+    lone = Machine("up", data, ["up", "--data", data], "127.0.0.1")
+    lone.start()
+    for number in range(20):
+        url = f"{lone.url}/add_key/old-{number}"
+        assert http.request("PUT", url, body=b"from before").status == 201
+    assert http.request("DELETE", f"{lone.url}/delete_key/old-3").status == 200
+    assert lone.terminate() == 0
+    machines = make_machines(volumes=2, started=False)
+    first, second = machines.volumes
+    for volume in (first, second):
+        shutil.copytree(tmp_path / "lone" / "volume", Path(volume.directory) / "volume")
+    machines.start_master()
+    first.start()
+    machines.wait_ready()
+    keys = Keys(machines, http)
+    assert keys.get("old-7") == b"from before"
+    assert keys.get("old-3") is None
+    before = http.request("GET", f"{machines.master.url}/get_key/old-7").headers["ETag"]
+    assert keys.put("old-7", b"new") == 200
+    assert keys.versions["old-7"] > before.strip('"')
+    # A copy of the same volume, which runs.
+    assert "runs already" in refused(machines, second)
+
+
+def test_a_machine_that_was_alone_is_joined(
+    make_machines: MakeMachines, http: urllib3.PoolManager, tmp_path: Path
+) -> None:
+    machines = make_machines(volumes=2, replicas=2, started=False)
+    data = str(tmp_path / "up")
+    arguments = ["up", "--config", machines._config, "--data", data]
+    machines.master = Machine("up", data, arguments, "127.0.0.1")
+    machines.master.start()
+    keys = Keys(machines, http)
+    keys.fill(20)
+    assert set(keys.copies.values()) == {"1/1"}
+    (alone,) = machines.get("/admin/network")
+    shutil.copy(f"{data}/cluster.key", machines.key_file)
+    for volume in machines.volumes:
+        volume._arguments[volume._arguments.index("--master") + 1] = machines.master.url
+        volume.start()
+    machines.wait(lambda: machines.online() == {alone["node"], "v0", "v1"})
+    newest = max(keys.versions.values())
+    assert keys.put("after", b"it was joined") == 201
+    assert keys.versions["after"] > newest
+    assert keys.copies["after"] == "2/2"
+    machines.wait_redundant(2)
+    keys.check()
+    machines.master.kill()
+    machines.master.start()
+    machines.wait(lambda: machines.online() == {alone["node"], "v0", "v1"})
+    machines.wait(lambda: machines.get("/readyz"))
+    keys.fill(10, prefix="again")
+    assert keys.copies["again-0"] == "2/2"
+    keys.check()
+
+
+def test_a_volume_is_drained_and_removed(
+    make_machines: MakeMachines, http: urllib3.PoolManager
+) -> None:
+    machines = make_machines(volumes=3, replicas=2)
+    keys = Keys(machines, http)
+    keys.fill(30)
+    master = machines.master.url
+    would = machines.post("/admin/cluster/drain/v1?dry_run=1")
+    assert (would["done"], would["node"]) == (False, "v1")
+    assert would["keys"] > 0
+    early = machines.post("/admin/cluster/remove/v1?dry_run=1")
+    assert early["keys_under_replicated"] == early["keys"] > 0
+    assert machines.post("/admin/cluster/drain/v1")["done"]
+    machines.wait(lambda: held(machines, "v1") == 0)
+    machines.wait_redundant(2)
+    assert machines.post("/admin/cluster/remove/v1")["done"]
+    assert machines.online() == {"v0", "v2"}
+    machines.volumes[1].kill()
+    keys.check()
+    # It had data once: it joins with an empty directory only.
+    assert "is no member of this cluster" in refused(machines, machines.volumes[1])
+    machines.volumes[1].wipe()
+    machines.volumes[1].start()
+    machines.wait(lambda: machines.online() == {"v0", "v1", "v2"})
+    for name in ("v1", "v2"):
+        assert machines.post(f"/admin/cluster/drain/{name}")["done"]
+        machines.wait(lambda name=name: held(machines, name) == 0)  # type: ignore[misc]
+    last = http.request("POST", f"{master}/admin/cluster/drain/v0")
+    assert (last.status, last.json()["code"]) == (409, "conflict")
+    keys.check()
+
+
+def held(machines: Machines, name: str) -> int:
+    cluster = machines.get("/admin/cluster")
+    return next(int(node["keys"]) for node in cluster["nodes"] if node["node"] == name)
+
+
+def test_the_only_copy_of_a_key_is_given_up_only_if_told_so(
+    make_machines: MakeMachines, http: urllib3.PoolManager
+) -> None:
+    machines = make_machines(volumes=2)
+    keys = Keys(machines, http)
+    keys.fill(20, sizes=(5000,))
+    machines.volumes[0].kill()
+    machines.wait(lambda: machines.online() == {"v1"})
+    url = f"{machines.master.url}/admin/cluster/remove/v0"
+    refusal = http.request("POST", url)
+    assert (refusal.status, refusal.json()["code"]) == (409, "conflict")
+    would = http.request("POST", f"{url}?lost=1&dry_run=1").json()
+    assert would["keys_only_here"] == held(machines, "v0") > 0
+    assert machines.get("/admin/health")["status"] == "critical"
+    assert http.request("POST", f"{url}?lost=1").json()["done"]
+    health = machines.get("/admin/health")
+    assert health["keys_lost"] == would["keys_only_here"]
+    codes = set()
+    for key, value in keys.kept.items():
+        answer = http.request("GET", f"{machines.master.url}/get_key/{key}")
+        codes.add(answer.status)
+        if answer.status == 503:
+            assert answer.json()["code"] == "damaged"
+        elif value is None:
+            assert answer.status == 404
+        else:
+            assert answer.data == value
+    assert codes == {200, 404, 503}
