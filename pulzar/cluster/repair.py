@@ -122,12 +122,15 @@ class Repair:
             doing.append(f"repairing copies: {len(self._waiting)} keys wait")
         elif self._walking:
             doing.append("looking for keys with too few or too many copies")
-        doing += [
-            f"draining volume {member.entry.name}"
-            for member in self._members.values()
-            if member.draining
-        ]
+        for member in self._members.values():
+            left = self._held(member.number) if member.draining else 0
+            if left:
+                doing.append(f"draining volume {member.entry.name}: {left} keys are left")
         return doing
+
+    def _held(self, number: int) -> int:
+        """How many keys a volume has a copy of."""
+        return sum(copies.keys for copies in self._catalog.copies() if number in copies.numbers)
 
     # What is known of the members.
 

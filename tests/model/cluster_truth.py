@@ -46,7 +46,7 @@ class Truth:
         self.gone: set[bytes] = set()
         self.given: dict[int, tuple[bytes, Type]] = {}
         self.refused: set[int] = set()
-        self.failing = ""  # the promise that is broken, once one is
+        self.doubtful: set[int] = set()  # a disk that acknowledged it has lost it since
 
     # What clients are told.
 
@@ -64,6 +64,8 @@ class Truth:
         if floor.version <= self.floors[key].version:
             raise Violation(f"{key!r}: acknowledged at {floor.version:x}, which is not the newest")
         self.floors[key] = floor
+        if floor.version in self.doubtful:
+            self.gone.add(key)
 
     def refuse(self, version: int) -> None:
         """A client is told that nothing was written."""
@@ -107,14 +109,10 @@ class Truth:
     def hold(self, disks: list[Disk]) -> None:
         """What was told is on some disk, at that version or at a newer one."""
         for key, floor in self.floors.items():
-            if newest(key, disks) >= floor.version or not floor.version:
+            if newest(key, disks) >= floor.version:
                 self.gone.discard(key)
-            elif key not in self.gone and (floor.is_value or floor.version in self.given):
-                self._require_gone(key, floor)
-
-    def _require_gone(self, key: bytes, floor: Floor) -> None:
-        if floor.is_value or self.given[floor.version][1] == Type.DELETE:
-            raise Violation(f"{key!r} at {floor.version:x} is on no disk any more: {floor}")
+            elif key not in self.gone:
+                raise Violation(f"{key!r}: no disk has what was told: {floor}")
 
     # What fate takes.
 

@@ -17,7 +17,7 @@ from pulzar.cluster.redundancy import Standing
 from pulzar.errors import OutOfSpace, StaleSession
 from pulzar.varidb import catalog_row
 from pulzar.varidb.catalog_row import Change, Row
-from pulzar.varidb.position import NOWHERE, Cursor
+from pulzar.varidb.position import NOWHERE, Cursor, Position
 from pulzar.varidb.record import Type, make_version
 from tests.model.cluster_disk import PUTS, Disk, Volume
 from tests.model.cluster_truth import Floor, Truth
@@ -106,13 +106,13 @@ class Flight:
         wanted: int,
         is_write: bool = True,
         change: Change | None = None,
-        others: tuple[int, ...] = (),
+        replaces: Row | None = None,
     ) -> None:
         self.record = record
         self.wanted = wanted
         self.is_write = is_write
         self.change = change
-        self.others = others  # what held the version before
+        self.replaces = replaces
         self.waiting = 0
         self.holders: list[tuple[int, Cursor]] = []
         self.trackers: list[Tracker] = []
@@ -141,6 +141,8 @@ class Member:
         self.unreadable = False  # its log cannot be followed from the cursor
         self.comparing: deque[bytes] | None = None
         self.rows_then: dict[bytes, Known] = {}
+        self.positions: dict[bytes, Position] = {}
+        self.opening = b""
         self.epoch = 0
         self.session = 0
         self.appends = 0
@@ -166,6 +168,7 @@ class Writing:
         self.rows = kept.rows
         self.members: dict[int, Member] = {}
         self.turns: set[bytes] = set()
+        self.air: list[Flight] = []
         self.hides: dict[tuple[bytes, int, int], None] = {}
         self.version = 0
 
@@ -217,7 +220,7 @@ class Writing:
             return True
         value = b"x" * size if type_ == Type.PUT else b""
         record = NewRecord(type_, key, value, b"", self.version, 1, expires_s)
-        self.launch(Flight(record, wanted=wanted, others=holders), numbers)
+        self.launch(Flight(record, wanted=wanted, replaces=row), numbers)
         return True
 
     def _for_delete(self, holders: tuple[int, ...]) -> tuple[list[int], int]:
@@ -235,6 +238,7 @@ class Writing:
     def launch(self, flight: Flight, numbers: list[int]) -> None:
         """Send a record to volumes; its key's turn is taken."""
         self.turns.add(flight.record.key)
+        self.air.append(flight)
         for number in numbers:
             self._enqueue(self.members[number], flight)
 
@@ -342,12 +346,12 @@ class Writing:
 
     def _land(self, flight: Flight) -> None:
         """Nobody is waited for any more: the catalog, then the answer, then the turn."""
-        record = flight.record
+        self.air.remove(flight)
         if flight.holders:
             self._tell_catalog(flight)
         if flight.is_write:
-            self._answer(flight, record)
-        self.turns.discard(record.key)
+            self._answer(flight, flight.record)
+        self.turns.discard(flight.record.key)
 
     def _tell_catalog(self, flight: Flight) -> None:
         record = flight.record
@@ -355,7 +359,8 @@ class Writing:
         for number, cursor in flight.holders:
             if change is not None:
                 self.apply(change, number, cursor.seq)
-            self.kept.met[number] = cursor
+            if cursor.seq > self.kept.met.get(number, NOWHERE).seq:
+                self.kept.met[number] = cursor
         for tracker in flight.trackers:
             tracker.missing -= 1
         for number, _ in flight.holders:
@@ -370,8 +375,9 @@ class Writing:
             return
         is_value = record.type in PUTS
         self.truth.answer(record.key, Floor(record.version, is_value, record.expires_s))
-        has = [number for number, _ in flight.holders]
-        self.supersede(record.key, flight.others, has)
+        if flight.replaces is not None:
+            has = [number for number, _ in flight.holders]
+            self.supersede(record.key, flight.replaces, has)
 
     # The catalog.
 
@@ -382,12 +388,12 @@ class Writing:
             self.rows[change.key] = known
         return known
 
-    def supersede(self, key: bytes, holders: tuple[int, ...], has: list[int]) -> None:
+    def supersede(self, key: bytes, row: Row, has: list[int]) -> None:
         """Volumes hold an older version: those that are online are told."""
-        for number in holders:
+        for number in row.copies:
             member = self.members.get(number)
             if number not in has and member is not None and member.online:
-                self.hides[key, 0, number] = None
+                self.hides[key, row.version, number] = None
 
     def begin_epoch(self, epoch: int) -> None:
         """Versions of an epoch that is larger than all that this master knows of."""
@@ -408,6 +414,3 @@ def change_of(record: NewRecord) -> Change:
         "",
         record.value if small else None,
     )
-
-
-__all__ = ["NOWHERE", "Writing"]

@@ -1,0 +1,494 @@
+"""The master of the cluster model, second half: members, sessions, following, comparison, repair.
+
+What is decided by pure code is decided by that code: membership.py, reconcile.py, redundancy.py,
+catalog_row.py. The rest is what master.py, follower.py, comparison.py and repair.py do, in steps
+that a history can interrupt. A `Flaw` leaves out one rule.
+"""
+
+from collections import deque
+
+import msgspec
+
+from pulzar.cluster.membership import (
+    Entry,
+    Members,
+    encode_members,
+    may_join,
+    newest,
+    with_volume,
+    without_volume,
+    witnesses,
+)
+from pulzar.cluster.messages import Append, NewRecord, SessionWanted
+from pulzar.cluster.reconcile import Action, Do, decide, digest, digest_of_columns, reread, without
+from pulzar.cluster.redundancy import KeyPlan, Standing, plan_key
+from pulzar.errors import MemberRefused, NotReady, StaleSession
+from pulzar.varidb import catalog_row
+from pulzar.varidb.catalog_row import INLINE, Change, Row
+from pulzar.varidb.position import NOWHERE, Cursor, Position, pack_position
+from pulzar.varidb.record import Record, Type
+from tests.model.cluster_disk import Disk, Volume, position_of
+from tests.model.cluster_writing import CLUSTER, Flaw, Kept, Member, World, Writing, change_of
+
+
+class Master(Writing):
+    """One run of a master's program. A new one may be given what the last one kept, or nothing."""
+
+    def __init__(self, world: World, kept: Kept) -> None:
+        super().__init__(world, kept)
+        self.id = world.token().to_bytes(16, "little")
+        if self.rules.flaw == Flaw.EPOCH_TWICE:
+            self.id = bytes(16)
+        self.heard: set[str] = set()
+        self.begin_epoch(kept.epoch + 1)
+        for entry in kept.members.members:
+            self._add(entry)
+
+    def is_ready(self) -> bool:
+        """Whether data may be served."""
+        filled = [self._is_filled(member) for member in self.members.values()]
+        if self.rules.flaw == Flaw.NO_WAIT:
+            return any(filled)
+        return bool(filled) and all(filled)
+
+    def _is_filled(self, member: Member) -> bool:
+        return member.followed or self.kept.cursors.get(member.number, NOWHERE) != NOWHERE
+
+    # Members.
+
+    def hear(self, volume: Volume) -> None:
+        """A heartbeat arrives."""
+        self._adopt(volume.members())
+        entry = self.kept.members.by_id(volume.id)
+        if entry is None and not self._join(volume):
+            return
+        entry = self.kept.members.by_id(volume.id)
+        assert entry is not None
+        self.heard.add(volume.id)
+        member = self.members[entry.number]
+        if member.opening != volume.disk.opening:
+            member.opening = volume.disk.opening
+            self.break_off(member)
+
+    def _add(self, entry: Entry) -> None:
+        self.members[entry.number] = Member(entry, self.world.volumes[entry.id])
+
+    def _adopt(self, members: Members | None) -> None:
+        best = newest((self.kept.members, members), CLUSTER)
+        if best.generation <= self.kept.members.generation:
+            return
+        self.kept.members = best
+        self.kept.generation = max(self.kept.generation, best.generation)
+        for number, member in list(self.members.items()):
+            if member.entry not in best.members:
+                self.break_off(member)
+                del self.members[number]
+        for entry in best.members:
+            if entry.number not in self.members:
+                self._add(entry)
+
+    def _join(self, volume: Volume) -> bool:
+        """A volume becomes a member, if it may."""
+        presence = volume.presence(CLUSTER)
+        try:
+            may_join(self.kept.members, presence, may_found=self.kept.founded)
+        except (MemberRefused, NotReady):
+            return False
+        if not self._change(with_volume(self._base(), presence)):
+            return False
+        entry = self.kept.members.by_id(volume.id)
+        assert entry is not None
+        self.apply_cursor(entry.number, volume.disk.cursor)
+        self._add(entry)
+        return True
+
+    def _base(self) -> Members:
+        """The list that a new one is made of: with a generation that was never sent."""
+        members = self.kept.members
+        if self.rules.flaw == Flaw.GENERATION_TWICE:
+            return members
+        spent = self.kept.generation - members.generation
+        return msgspec.structs.replace(
+            members,
+            generation=members.generation + spent,
+            next_number=members.next_number + spent,
+        )
+
+    def _change(self, members: Members) -> bool:
+        """Make a new list hold, on a witness first."""
+        needed = witnesses(self.kept.members, members)
+        self.kept.generation = members.generation
+        told: set[str] = set()
+        for member in list(self.members.values()):
+            if member.online and member.sent is None and self._tell(member, members):
+                told.add(member.entry.id)
+        if needed and not needed & told and self.rules.flaw != Flaw.NO_WITNESS:
+            return False
+        self.kept.members = members
+        return True
+
+    def _tell(self, member: Member, members: Members) -> bool:
+        """Append a list to a member's log."""
+        record = _members_record(members)
+        append = Append(member.epoch, member.session, member.appends, [record])
+        member.appends += 1
+        volume = member.volume
+        trouble = self.rng.random() < self.world.trouble
+        if not self.world.reaches(volume) or (trouble and self.rng.random() < 0.5):
+            self.world.wire.append((volume, append))
+            self.break_off(member)
+            return False
+        try:
+            volume.receive(append)
+        except StaleSession:
+            trouble = True
+        if trouble:
+            self.break_off(member)
+        return not trouble
+
+    def remove(self, member: Member) -> bool:
+        """An operator ends a membership."""
+        if not self._change(without_volume(self._base(), member.entry.id)):
+            return False
+        self.break_off(member)
+        del self.members[member.number]
+        return True
+
+    # Sessions.
+
+    def connect(self, member: Member) -> None:
+        """Open a session with a member that was heard."""
+        volume = member.volume
+        filling = not all(self._is_filled(one) for one in self.members.values())
+        unheard = [one for one in self.members.values() if one.entry.id not in self.heard]
+        if filling and unheard and self.rules.flaw != Flaw.EARLY_LOGS:
+            return
+        if volume.disk.promised > self.kept.epoch:
+            self._begin_epoch(volume.disk.promised + 1)
+        session = self.world.token()
+        try:
+            opened = volume.open_session(SessionWanted(self.kept.epoch, session, self.id))
+        except StaleSession:
+            self._begin_epoch(volume.disk.promised + 1)
+            return
+        if self.rng.random() < self.world.trouble / 4:
+            return  # the answer does not come
+        self._adopt(volume.members())
+        if self.members.get(member.number) is not member:
+            return
+        member.epoch, member.session, member.appends = self.kept.epoch, session, 0
+        member.head = Cursor(opened.opening, opened.seq)
+        member.unreadable = self._is_unreadable(member)
+        if self.rules.flaw == Flaw.NO_FOLLOWING and self.is_ready():
+            self._begin(member)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self.begin_epoch(epoch)
+        for member in self.members.values():
+            self.break_off(member)
+
+    def _is_unreadable(self, member: Member) -> bool:
+        """Whether the log lacks where it was followed to, or where it was met."""
+        disk, number = member.volume.disk, member.number
+        cursor = self.kept.cursors.get(number, NOWHERE)
+        met = self.kept.met.get(number, cursor)
+        if self.rules.flaw == Flaw.OLD_STAMPS:
+            met = cursor
+        if self._purge_mark(member):
+            return True
+        return cursor == NOWHERE or not disk.behind(cursor, 1) or not disk.behind(met, 1)
+
+    def follow(self, member: Member) -> bool:
+        """Follow a log some way; False where a turn must be waited for."""
+        assert member.head is not None
+        if member.unreadable:
+            if not self._may_reread(member):
+                return False
+            self._reread(member)
+            self._begin(member)
+            return True
+        number = member.number
+        page = member.volume.disk.behind(self.kept.cursors[number], self.rng.randint(1, 12))
+        if page is None:
+            self.break_off(member)
+            return True
+        records, behind = page
+        if any(record.key in self.turns for record in records):
+            return False
+        for record in records:
+            self._take_in(catalog_row.change_of(record.key, position_of(record)), number)
+        self.apply_cursor(number, behind)
+        if behind.seq >= member.head.seq:
+            self._begin(member)
+        return True
+
+    def apply_cursor(self, number: int, cursor: Cursor) -> None:
+        """The catalog has followed a volume so far."""
+        self.kept.cursors[number] = cursor
+        if cursor.seq > self.kept.met.get(number, NOWHERE).seq:
+            self.kept.met[number] = cursor
+
+    def _take_in(self, change: Change, number: int) -> None:
+        """A record of a log that is followed, with its key's turn."""
+        known = self.rows.get(change.key)
+        self.apply(change, number, change.seq)
+        if isinstance(known, Row) and known.version < change.version:
+            self.supersede(change.key, known, [number])
+
+    def _begin(self, member: Member) -> None:
+        """The log was followed to its head: use the member."""
+        assert member.head is not None
+        self.kept.cursors[member.number] = self.kept.met[member.number] = member.head
+        member.head = None
+        member.online = True
+        known = member.volume.members()
+        if known is None or known.generation < self.kept.members.generation:
+            if not self._tell(member, self.kept.members):
+                return
+        member.followed = True
+        self._begin_comparison(member)
+
+    # A log that cannot be followed.
+
+    def _may_reread(self, member: Member) -> bool:
+        """Whether no record that this concerns is under way."""
+        if self._purge_mark(member):  # what others have is known first
+            fresh = [one for one in self.members.values() if not self._purge_mark(one)]
+            if not all(self._is_filled(one) for one in fresh):
+                return False
+        landed = all(
+            member.number not in [number for number, _ in flight.holders] for flight in self.air
+        )
+        keys = self.rows.keys() | member.volume.disk.index.keys()
+        return landed and not self.turns & keys
+
+    def _reread(self, member: Member) -> None:
+        disk, number = member.volume.disk, member.number
+        for key in sorted(self.rows.keys() | disk.index.keys()):
+            known, position = self.rows.get(key), disk.position(key)
+            if self.rules.flaw in (Flaw.DIGESTS_ONLY, Flaw.OLD_STAMPS):
+                self._reread_badly(member, key, position, known)
+                continue
+            purged = self._purge_mark(member)
+            action = decide(position, known, number=number, purged=purged)
+            new = reread(key, position, known, number=number)
+            if purged and position is not None and _sets_aside(action, known, number, purged):
+                disk.set_aside(key, position.version)
+                new = without(known, number)
+            if new is not None:
+                self.rows[key] = new
+            if isinstance(known, Row) and isinstance(new, Row | int) and new != known:
+                self._supersede_older(key, known, new, number)
+        if self._purge_mark(member):
+            disk.append([Record(type=Type.PURGE, version=self.purged())])
+
+    def _supersede_older(self, key: bytes, known: Row, new: Row | int, number: int) -> None:
+        version = new.version if isinstance(new, Row) else new
+        if version > known.version:
+            self.supersede(key, known, [number])
+
+    def _reread_badly(
+        self, member: Member, key: bytes, position: Position | None, known: Row | int | None
+    ) -> None:
+        """Without one of the rules."""
+        number = member.number
+        lists = isinstance(known, Row) and number in known.copies
+        lives = position is not None and position.type == Type.PUT
+        is_new = self.kept.cursors.get(number, NOWHERE) == NOWHERE
+        if self.rules.flaw == Flaw.DIGESTS_ONLY and not is_new and not lists and not lives:
+            return  # equal digests: nobody looks at a delete
+        self._settle(member, key, position, known, hides=False)
+
+    def _purge_mark(self, member: Member) -> int:
+        """The version up to which deletes were purged without a volume; 0 if it took part."""
+        if self.rules.flaw == Flaw.PLAIN_MERGE or not self.rules.purges:
+            return 0
+        return self.purged() if member.volume.disk.purged < self.purged() else 0
+
+    def purged(self) -> int:
+        """The newest PURGE record of the cluster."""
+        return max([self.kept.purged, *(disk.purged for disk in self.disks())])
+
+    # Comparison.
+
+    def _begin_comparison(self, member: Member) -> None:
+        disk, number = member.volume.disk, member.number
+        keys = sorted(disk.index)
+        there = here = digest(b"", [])
+        if keys:
+            entries = [pack_position(key, position_of(disk.index[key])) for key in keys]
+            there = digest_of_columns(keys, entries)
+        rows = {key: row for key, row in self.rows.items() if isinstance(row, Row)}
+        held = [(key, row.version) for key, row in rows.items() if number in row.copies]
+        here = digest(there.last, held)
+        if here == there:
+            return
+        member.rows_then = dict(self.rows)
+        member.positions = {key: position_of(record) for key, record in disk.index.items()}
+        member.comparing = deque(sorted(self.rows.keys() | disk.index.keys()))
+
+    def compare(self, member: Member) -> None:
+        """Compare one key, with its turn."""
+        assert member.comparing is not None
+        if not member.comparing:
+            member.comparing = None
+            return
+        key = member.comparing.popleft()
+        if key in self.turns:
+            member.comparing.append(key)
+            return
+        self._settle(
+            member, key, member.positions.get(key), member.rows_then.get(key), hides=True
+        )
+
+    def _settle(
+        self,
+        member: Member,
+        key: bytes,
+        position: Position | None,
+        known_then: Row | int | None,
+        *,
+        hides: bool,
+    ) -> None:
+        """As comparison.py: until nothing is to be done."""
+        number = member.number
+        while action := decide(position, self.rows.get(key), number=number):
+            known = self.rows.get(key)
+            if action.do == Do.HIDE:
+                if hides:
+                    self._hide(number, key, action)
+                return
+            if action.do == Do.FORGET:
+                assert isinstance(known, Row)
+                if not isinstance(known_then, Row) or known.version != known_then.version:
+                    return  # it was written meanwhile
+                self._forget(key, known, number)
+                continue
+            assert position is not None
+            self._take_in(catalog_row.change_of(key, position), number)
+            if self.rows.get(key) == known:
+                return  # a later record of that volume was met already
+
+    def _forget(self, key: bytes, known: Row, number: int) -> None:
+        if self.rules.flaw != Flaw.OLD_STAMPS:
+            new = without(known, number)
+            assert new is not None
+            self.rows[key] = new
+            return
+        seq = max(stamp >> 1 for holder, stamp in known.holders if holder == number)
+        change = Change(key, Type.MOVED, known.version, known.size, known.created_ms, 0)
+        self.apply(change, number, seq)
+
+    def _hide(self, number: int, key: bytes, action: Action) -> None:
+        version = action.version
+        if self.rules.flaw == Flaw.NEW_MOVED and action.type == Type.MOVED:
+            self.version += 1
+            version = self.version
+        self.launch_to(number, NewRecord(action.type, key, b"", b"", version, 1, 0), None)
+
+    # Repair.
+
+    def hide_next(self) -> None:
+        """Tell a volume that it has what was superseded."""
+        key, version, number = self.rng.choice(list(self.hides))
+        if key in self.turns:
+            return
+        del self.hides[key, version, number]
+        member, known = self.members.get(number), self.rows.get(key)
+        if member is None or not member.online:
+            return
+        if isinstance(known, Row):
+            if known.version != version or number not in known.copies:
+                self._hide(number, key, Action(Do.HIDE, version, Type.MOVED))
+        elif known is not None and known >= version:
+            self._hide(number, key, Action(Do.HIDE, known, Type.DELETE))
+
+    def plan(self, key: bytes) -> KeyPlan:
+        """What a key wants; only its turn is not looked at."""
+        row = self.rows.get(key)
+        if not isinstance(row, Row):
+            return KeyPlan(0, (), ())
+        if self.rules.flaw == Flaw.LAST_COPY:
+            extra = tuple(n for n in row.copies if n in self.candidates())[: len(row.copies) - 1]
+            standings = dict.fromkeys(row.copies, Standing(online=True, counts=True))
+            plan = plan_key(row.copies, self.rules.replicas, standings)
+            return KeyPlan(0, (), extra) if plan.extra else plan
+        plan = plan_key(row.copies, self.rules.replicas, self.standings())
+        if plan.extra and self.rules.flaw != Flaw.EXTRA_UNCOMPARED:
+            return plan_key(row.copies, self.rules.replicas, self.standings(compared=True))
+        return plan
+
+    def mend(self, key: bytes) -> bool:
+        """One copy more, or one less; False where there is nothing to do, or to be done."""
+        row, plan = self.rows.get(key), self.plan(key)
+        if key in self.turns or not isinstance(row, Row) or not self.is_ready():
+            return False
+        if plan.extra:
+            record = NewRecord(Type.MOVED, key, b"", b"", row.version, 1, 0)
+            self.launch_to(plan.extra[0], record, change_of_moved(key, row))
+            return True
+        targets = [number for number in self.candidates() if number not in row.copies]
+        if not plan.lacking or not targets or not self._finds(key, row, plan.sources):
+            return False
+        record = NewRecord(Type.PUT, key, b"x" * row.size, b"", row.version, 1, row.expires_s)
+        self.launch_to(self.rng.choice(targets), record, change_of(record))
+        return True
+
+    def _finds(self, key: bytes, row: Row, numbers: tuple[int, ...]) -> bool:
+        """Whether the value can be had: from a copy, or from the catalog."""
+        volumes = [self.members[number].volume for number in numbers]
+        found = any(one.disk.holds(key, row.version) for one in volumes if self.world.reaches(one))
+        return found or bool(row.flags & INLINE)
+
+    # Reading.
+
+    def read(self, key: bytes) -> bool:
+        """A GET; whether it was answered, truthfully or not at all."""
+        known = self.rows.get(key)
+        if not self.is_ready():
+            return False
+        if not isinstance(known, Row):
+            self.truth.absent(key)
+            return True
+        if 0 < known.expires_s <= self.world.now_s:
+            if self.rules.flaw == Flaw.EXPIRED_UNWRITTEN:
+                self.truth.absent(key)
+            return self.write(key, Type.DELETE)
+        if known.flags & INLINE:
+            self.truth.read(key, known.version)
+            return True
+        for number in known.copies:
+            member = self.members.get(number)
+            if member is None or not member.online or not self.world.reaches(member.volume):
+                continue
+            disk = member.volume.disk
+            if self.rules.flaw == Flaw.UNNAMED_FETCH and key in disk.index:
+                self.truth.read(key, disk.index[key].version)
+                return True
+            if disk.holds(key, known.version):
+                self.truth.read(key, known.version)
+                return True
+        return False
+
+
+def _sets_aside(action: Action | None, known: Row | int | None, number: int, purged: int) -> bool:
+    del known, number, purged
+    return action is not None and action.do == Do.SET_ASIDE
+
+
+def _members_record(members: Members) -> NewRecord:
+    return NewRecord(Type.MEMBERS, b"", encode_members(members), b"", members.generation, 1, 0)
+
+
+def change_of_moved(key: bytes, row: Row) -> Change:
+    """What the catalog is told of a copy that was hidden."""
+    return Change(key, Type.MOVED, row.version, row.size, row.created_ms, row.expires_s)
+
+
+def purgeable(key: bytes, version: int, disks: list[Disk]) -> bool:
+    """Whether no log has anything of a key below the version at which it was deleted."""
+    return not any(
+        record.key == key and record.version < version and record.type != Type.DELETE
+        for disk in disks
+        for record in disk.records()
+    )
