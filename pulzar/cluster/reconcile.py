@@ -13,7 +13,7 @@ key, `decide` compares the two:
 
 MOVED carries the version that it hides: inside a volume the order is (version, seq), and across
 volumes it does not compete. So hiding is right whatever was written meanwhile. To forget is right
-only if the catalog was read before the volume was, and still says the same.
+only if the catalog was read before the volume was, and still says the same (`may_forget`).
 
 Ranges of keys are compared by digest first: how many live keys there are, and the sum of a hash of
 each key with its version. A sum does not depend on the order. The hash is BLAKE2b: CRC32C is
@@ -101,6 +101,15 @@ def _forget(known: Known, number: int) -> Action | None:
     if isinstance(known, Row) and number in known.copies:
         return Action(Do.FORGET, known.version)
     return None
+
+
+def may_forget(then: Known, now: Known, *, number: int) -> bool:
+    """Whether the catalog still says of a copy on volume `number` what it said `then`, before the
+    volume was read. The version is not enough: the copy may have been made meanwhile."""
+    if not isinstance(then, Row) or not isinstance(now, Row) or then.version != now.version:
+        return False
+    stamp = dict(now.holders).get(number)
+    return stamp is not None and stamp == dict(then.holders).get(number)
 
 
 def reread(key: bytes, position: Position | None, known: Known, *, number: int) -> Known:

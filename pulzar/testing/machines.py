@@ -26,6 +26,7 @@ import urllib3
 from pulzar.client.process import Server
 from pulzar.clock import SystemClock
 from pulzar.disk import SystemDisk, write_file
+from pulzar.testing.islands import Islands
 
 READY_S_MAX = 30.0
 PORTS = range(20_000, 30_000)
@@ -48,10 +49,13 @@ def free_port(host: str) -> int:
 class Machine:
     """One program, with its directory and its address."""
 
-    def __init__(self, name: str, directory: str, arguments: Sequence[str], host: str) -> None:
+    def __init__(
+        self, name: str, directory: str, arguments: Sequence[str], host: str, *, port: int = 0
+    ) -> None:
+        """Without a port it takes a free one, and keeps it."""
         self.name = name
         self.directory = directory
-        port = free_port(host)
+        port = port or free_port(host)
         self.url = f"http://{host}:{port}"
         self.wrapped: list[str] = []  # what its command is started by, if anything
         self._arguments = [*arguments, "--host", host, "--port", str(port)]
@@ -109,7 +113,10 @@ class Machines:
         volumes: int = 3,
         replicas: int = 1,
         options: dict[str, str] | None = None,
+        islands: Islands | None = None,
     ) -> None:
+        """With `islands` each program runs on one, named master, v0, v1, ..."""
+        self._islands = islands
         self.directory = directory
         sections = {"server": f"replicas = {replicas}\n", "volume": "reserve = 0\n"}
         for section, lines in (options or {}).items():
@@ -121,7 +128,7 @@ class Machines:
         self.key_file = f"{directory}/cluster.key"
         data = f"{directory}/master"
         arguments = ["master", "--config", config, "--data", data]
-        self.master = Machine("master", data, arguments, "127.0.0.1")
+        self.master = self._machine("master", data, arguments, "127.0.0.1")
         self.volumes = [self._volume(number) for number in range(volumes)]
         self._http = urllib3.PoolManager(retries=False, timeout=20)
 
@@ -130,7 +137,14 @@ class Machines:
         data = f"{self.directory}/{name}"
         arguments = ["volume", "--config", self._config, "--master", self.master.url]
         arguments += ["--name", name, "--data", data, "--key-file", self.key_file]
-        return Machine(name, data, arguments, f"127.0.0.{number + 11}")
+        return self._machine(name, data, arguments, f"127.0.0.{number + 11}")
+
+    def _machine(self, name: str, data: str, arguments: Sequence[str], host: str) -> Machine:
+        if self._islands is None:
+            return Machine(name, data, arguments, host)
+        machine = Machine(name, data, arguments, self._islands.hosts[name], port=9000)
+        machine.wrapped = self._islands.command(name)
+        return machine
 
     def add_volume(self) -> Machine:
         """One more, not started yet."""

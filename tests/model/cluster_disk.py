@@ -8,6 +8,7 @@ follows it from a cursor meets records in the order of seq, or hears that the cu
 
 import random
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -236,6 +237,11 @@ class Volume:
             raise OutOfSpace("no room")
         self.disk.append(_records(append.records))
         return self.disk.cursor
+
+    def receive_late(self, append: Append) -> None:
+        """An append comes of which nobody waits for the answer."""
+        with suppress(StaleSession):
+            self.receive(append)
 
 
 def _records(new: Sequence[NewRecord]) -> list[Record]:

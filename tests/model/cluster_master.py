@@ -20,7 +20,17 @@ from pulzar.cluster.membership import (
     witnesses,
 )
 from pulzar.cluster.messages import Append, NewRecord, SessionWanted
-from pulzar.cluster.reconcile import Action, Do, decide, digest, digest_of_columns, reread, without
+from pulzar.cluster.reconcile import (
+    Action,
+    Do,
+    Known,
+    decide,
+    digest,
+    digest_of_columns,
+    may_forget,
+    reread,
+    without,
+)
 from pulzar.cluster.redundancy import KeyPlan, Standing, plan_key
 from pulzar.errors import MemberRefused, NotReady, StaleSession
 from pulzar.varidb import catalog_row
@@ -28,6 +38,7 @@ from pulzar.varidb.catalog_row import INLINE, Change, Row
 from pulzar.varidb.position import NOWHERE, Cursor, Position, pack_position
 from pulzar.varidb.record import Record, Type
 from tests.model.cluster_disk import Disk, Volume, position_of
+from tests.model.cluster_truth import version_of
 from tests.model.cluster_writing import CLUSTER, Flaw, Kept, Member, World, Writing, change_of
 
 
@@ -78,7 +89,6 @@ class Master(Writing):
         if best.generation <= self.kept.members.generation:
             return
         self.kept.members = best
-        self.kept.generation = max(self.kept.generation, best.generation)
         for number, member in list(self.members.items()):
             if member.entry not in best.members:
                 self.break_off(member)
@@ -94,38 +104,26 @@ class Master(Writing):
             may_join(self.kept.members, presence, may_found=self.kept.founded)
         except (MemberRefused, NotReady):
             return False
-        if not self._change(with_volume(self._base(), presence)):
-            return False
+        self._change(with_volume(self.kept.members, presence))
         entry = self.kept.members.by_id(volume.id)
         assert entry is not None
         self.apply_cursor(entry.number, volume.disk.cursor)
         self._add(entry)
         return True
 
-    def _base(self) -> Members:
-        """The list that a new one is made of: with a generation that was never sent."""
-        members = self.kept.members
-        if self.rules.flaw == Flaw.GENERATION_TWICE:
-            return members
-        spent = self.kept.generation - members.generation
-        return msgspec.structs.replace(
-            members,
-            generation=members.generation + spent,
-            next_number=members.next_number + spent,
-        )
-
-    def _change(self, members: Members) -> bool:
-        """Make a new list hold, on a witness first."""
-        needed = witnesses(self.kept.members, members)
-        self.kept.generation = members.generation
-        told: set[str] = set()
-        for member in list(self.members.values()):
-            if member.online and member.sent is None and self._tell(member, members):
-                told.add(member.entry.id)
-        if needed and not needed & told and self.rules.flaw != Flaw.NO_WITNESS:
-            return False
+    def _change(self, members: Members) -> None:
+        """A new list: it holds here first, then the others are told. A new member gets no data
+        before one of those that stay has the list, durably."""
+        if witnesses(self.kept.members, members):
+            before = {entry.id for entry in self.kept.members.members}
+            self.kept.unwitnessed |= {entry.id for entry in members.members} - before
         self.kept.members = members
-        return True
+        for member in list(self.members.values()):
+            if member.online and member.sent is None and self._is_listed(member):
+                self._tell(member, members)
+
+    def _is_listed(self, member: Member) -> bool:
+        return self.kept.members.by_id(member.entry.id) is not None
 
     def _tell(self, member: Member, members: Members) -> bool:
         """Append a list to a member's log."""
@@ -144,15 +142,16 @@ class Master(Writing):
             trouble = True
         if trouble:
             self.break_off(member)
+        elif member.entry.id not in self.kept.unwitnessed:
+            self.kept.unwitnessed.clear()
         return not trouble
 
-    def remove(self, member: Member) -> bool:
+    def remove(self, member: Member) -> None:
         """An operator ends a membership."""
-        if not self._change(without_volume(self._base(), member.entry.id)):
-            return False
         self.break_off(member)
         del self.members[member.number]
-        return True
+        self.kept.unwitnessed.discard(member.entry.id)
+        self._change(without_volume(self.kept.members, member.entry.id))
 
     # Sessions.
 
@@ -162,6 +161,8 @@ class Master(Writing):
         filling = not all(self._is_filled(one) for one in self.members.values())
         unheard = [one for one in self.members.values() if one.entry.id not in self.heard]
         if filling and unheard and self.rules.flaw != Flaw.EARLY_LOGS:
+            return
+        if member.entry.id in self.kept.unwitnessed and self.rules.flaw != Flaw.NO_WITNESS:
             return
         if volume.disk.promised > self.kept.epoch:
             self._begin_epoch(volume.disk.promised + 1)
@@ -269,26 +270,21 @@ class Master(Writing):
             if self.rules.flaw in (Flaw.DIGESTS_ONLY, Flaw.OLD_STAMPS):
                 self._reread_badly(member, key, position, known)
                 continue
-            purged = self._purge_mark(member)
-            action = decide(position, known, number=number, purged=purged)
+            rest = without(known, number)
+            action = decide(position, rest, number=number, purged=self._purge_mark(member))
+            if action is not None and action.do == Do.SET_ASIDE:
+                disk.set_aside(key, action.version)
+                position = None
             new = reread(key, position, known, number=number)
-            if purged and position is not None and _sets_aside(action, known, number, purged):
-                disk.set_aside(key, position.version)
-                new = without(known, number)
             if new is not None:
                 self.rows[key] = new
-            if isinstance(known, Row) and isinstance(new, Row | int) and new != known:
-                self._supersede_older(key, known, new, number)
+            if isinstance(known, Row) and version_of(new) > known.version:
+                self.supersede(key, known, [number])
         if self._purge_mark(member):
             disk.append([Record(type=Type.PURGE, version=self.purged())])
 
-    def _supersede_older(self, key: bytes, known: Row, new: Row | int, number: int) -> None:
-        version = new.version if isinstance(new, Row) else new
-        if version > known.version:
-            self.supersede(key, known, [number])
-
     def _reread_badly(
-        self, member: Member, key: bytes, position: Position | None, known: Row | int | None
+        self, member: Member, key: bytes, position: Position | None, known: Known
     ) -> None:
         """Without one of the rules."""
         number = member.number
@@ -346,7 +342,7 @@ class Master(Writing):
         member: Member,
         key: bytes,
         position: Position | None,
-        known_then: Row | int | None,
+        known_then: Known,
         *,
         hides: bool,
     ) -> None:
@@ -360,7 +356,7 @@ class Master(Writing):
                 return
             if action.do == Do.FORGET:
                 assert isinstance(known, Row)
-                if not isinstance(known_then, Row) or known.version != known_then.version:
+                if not self._may_forget(known_then, known, number):
                     return  # it was written meanwhile
                 self._forget(key, known, number)
                 continue
@@ -368,6 +364,11 @@ class Master(Writing):
             self._take_in(catalog_row.change_of(key, position), number)
             if self.rows.get(key) == known:
                 return  # a later record of that volume was met already
+
+    def _may_forget(self, then: Known, known: Row, number: int) -> bool:
+        if self.rules.flaw == Flaw.FORGOTTEN_BY_VERSION:
+            return isinstance(then, Row) and then.version == known.version
+        return may_forget(then, known, number=number)
 
     def _forget(self, key: bytes, known: Row, number: int) -> None:
         if self.rules.flaw != Flaw.OLD_STAMPS:
@@ -469,11 +470,6 @@ class Master(Writing):
                 self.truth.read(key, known.version)
                 return True
         return False
-
-
-def _sets_aside(action: Action | None, known: Row | int | None, number: int, purged: int) -> bool:
-    del known, number, purged
-    return action is not None and action.do == Do.SET_ASIDE
 
 
 def _members_record(members: Members) -> NewRecord:

@@ -35,8 +35,8 @@ class Flaw(StrEnum):
     EPOCH_TWICE = "an epoch may be promised to two masters"
     EARLY_LOGS = "logs are followed before all members of the newest list were heard"
     NO_WITNESS = "a new member gets data before a member of before knows the new list"
-    GENERATION_TWICE = "a list that may hold somewhere is followed by another of its generation"
     DIGESTS_ONLY = "a volume that cannot be followed is compared by digests only"
+    FORGOTTEN_BY_VERSION = "a copy that was made while a volume is compared is forgotten"
     OLD_STAMPS = "stamps of before a rollback count"
     EXTRA_UNCOMPARED = "copies are extra while others were not compared"
     LAST_COPY = "a copy is extra if others are listed, wherever they are"
@@ -66,6 +66,7 @@ class World:
         self.truth = truth
         self.volumes: dict[str, Volume] = {}
         self.cut_off: set[str] = set()
+        self.removed: set[str] = set()
         self.wire: list[tuple[Volume, Append]] = []  # appends that may yet come, late or twice
         self.now_s = 1000
         self.trouble = 0.2
@@ -88,7 +89,7 @@ class Kept:
         self.founded = founded
         self.epoch = 0
         self.members = Members(cluster=CLUSTER)
-        self.generation = 0  # the largest that was ever sent
+        self.unwitnessed: set[str] = set()  # new members of which only this master knows yet
         self.draining: set[str] = set()
         self.rows: dict[bytes, Known] = {}
         self.cursors: dict[int, Cursor] = {}

@@ -1,0 +1,478 @@
+"""Random histories of a cluster: what clients, operators, clocks, machines and networks do to it.
+
+    history(seed, rules)     one history; raises Violation with the seed where a promise is broken
+
+A step is one small thing: a message arrives or does not, a key is written, a volume dies, is
+compared, comes back as an older copy of itself; a master is restarted, or loses its disk. After
+each one `Truth` looks at what anybody could read, and at what is on the disks. In the end all is
+brought together, and then a master without memory has to come to the same catalog from the logs.
+"""
+
+import random
+from collections.abc import Callable
+
+from pulzar.cluster.reconcile import Known
+from pulzar.varidb.catalog_row import Row
+from pulzar.varidb.record import Record, Type
+from tests.model.cluster_disk import Disk, Volume
+from tests.model.cluster_master import Master, purgeable
+from tests.model.cluster_truth import Truth, Violation
+from tests.model.cluster_writing import Flaw, Kept, Member, Rules, World
+
+KEYS = (b"a", b"b", b"c")
+VOLUMES_MAX = 5
+SETTLE_ROUNDS = 400
+LARGE = 1025  # of such a value nothing is in the catalog
+
+
+class Life:
+    """One cluster and what happens to it."""
+
+    def __init__(self, rng: random.Random, rules: Rules) -> None:
+        self.rng = rng
+        self.rules = rules
+        self.truth = Truth(KEYS)
+        self.world = World(rng, rules, self.truth)
+        self.kept = Kept(founded=True)
+        self.was_taken = False  # something was rolled back or given up
+        for _ in range(rules.volumes):
+            self._new_volume()
+        self.master = Master(self.world, self.kept)
+        self.sizes = {key: rng.choice([1, LARGE]) for key in KEYS}
+        steps: list[tuple[Callable[[], object], float]] = [
+            (self._put, 16),
+            (self._delete, 7),
+            (self._read, 4),
+            (self._settle_append, 40),
+            (self._late, 5),
+            (self._beat, 12),
+            (self._connect, 16),
+            (self._follow, 24),
+            (self._compare, 24),
+            (self._hide, 8),
+            (self._mend, 10),
+            (self._stop, 3),
+            (self._start, 10),
+            (self._cut, 2),
+            (self._join_again, 8),
+            (self._roll, 4),
+            (self._compact, 6),
+            (self._copy, rng.choice([0, 0.6])),
+            (self._put_back, rng.choice([0, 1])),
+            (self._restart, rng.choice([0, 1])),
+            (self._wipe, rng.choice([0, 0, 0.6])),
+            (self._grow, rng.choice([0, 0.5])),
+            (self._drain, rng.choice([0, 0.3])),
+            (self._remove, rng.choice([0, 0.3])),
+            (self._expire, 3),
+            (self._step_clock, 3),
+            (self._purge, 6 if rules.purges else 0),
+        ]
+        self.steps = [step for step, _ in steps]
+        self.weights = [weight for _, weight in steps]
+
+    def _new_volume(self) -> Volume:
+        fenced = self.rules.flaw != Flaw.NO_FENCE
+        volume = Volume(len(self.world.volumes) + 1, is_fenced=fenced)
+        self.world.volumes[volume.id] = volume
+        volume.start(self._opening())
+        return volume
+
+    def _opening(self) -> bytes:
+        return self.world.token().to_bytes(16, "little")
+
+    def run(self) -> None:
+        """Live."""
+        for _ in range(self.rules.steps):
+            (step,) = self.rng.choices(self.steps, self.weights)
+            step()
+            self.look()
+        self.settle()
+        self._agree()
+        self._wipe_and_compare()
+
+    def look(self) -> None:
+        """See whether the promises hold now."""
+        if self.master.is_ready():
+            self.truth.look(self.master.rows, self.world.now_s)
+        self.truth.hold(self._disks())
+
+    def _disks(self) -> list[Disk]:
+        """Those of the members, as far as anybody knows: a master without memory does not yet."""
+        members = self.master.kept.members.members
+        if self.master.is_ready() and members:
+            return self.master.disks()
+        return [volume.disk for volume in self.world.volumes.values() if self._counts(volume)]
+
+    def _counts(self, volume: Volume) -> bool:
+        return volume.id not in self.world.removed
+
+    # Clients.
+
+    def _put(self) -> None:
+        if self.master.is_ready():
+            key = self.rng.choice(KEYS)
+            expires_s = self.world.now_s + self.rng.randint(1, 9) if self.rng.random() < 0.2 else 0
+            self.master.write(key, Type.PUT, expires_s=expires_s, size=self.sizes[key])
+
+    def _delete(self) -> None:
+        if self.master.is_ready():
+            self.master.write(self.rng.choice(KEYS), Type.DELETE)
+
+    def _read(self) -> None:
+        self.master.read(self.rng.choice(KEYS))
+
+    def _expire(self) -> None:
+        for key, row in list(self.master.rows.items()):
+            if isinstance(row, Row) and 0 < row.expires_s <= self.world.now_s:
+                if self.master.is_ready():
+                    self.master.write(key, Type.DELETE)
+
+    # Messages and work.
+
+    def _any_member(self, holds: Callable[[Member], object]) -> Member | None:
+        found = [member for member in self.master.members.values() if holds(member)]
+        return self.rng.choice(found) if found else None
+
+    def _settle_append(self) -> None:
+        member = self._any_member(lambda one: one.sent is not None)
+        if member is not None:
+            self.master.settle(member)
+
+    def _late(self) -> None:
+        """Something that was in a buffer arrives, perhaps not for the last time."""
+        if not self.world.wire:
+            return
+        at = self.rng.randrange(len(self.world.wire))
+        volume, append = self.world.wire[at]
+        if self.rng.random() < 0.7:
+            self.world.wire.pop(at)
+        if self.world.reaches(volume):
+            volume.receive_late(append)
+
+    def _beat(self) -> None:
+        volumes = [one for one in self.world.volumes.values() if self.world.reaches(one)]
+        if volumes:
+            self.master.hear(self.rng.choice(volumes))
+
+    def _connect(self) -> None:
+        member = self._any_member(
+            lambda one: not one.online
+            and one.head is None
+            and one.entry.id in self.master.heard
+            and self.world.reaches(one.volume)
+        )
+        if member is not None:
+            self.master.connect(member)
+
+    def _follow(self) -> None:
+        member = self._any_member(lambda one: one.head is not None)
+        if member is None:
+            return
+        if not self.world.reaches(member.volume):
+            self.master.break_off(member)
+        elif member.opening == member.volume.disk.opening:
+            self.master.follow(member)
+
+    def _compare(self) -> None:
+        member = self._any_member(lambda one: one.online and one.comparing is not None)
+        if member is not None:
+            self.master.compare(member)
+
+    def _hide(self) -> None:
+        if self.master.hides:
+            self.master.hide_next()
+
+    def _mend(self) -> None:
+        self.master.mend(self.rng.choice(KEYS))
+
+    # Machines and networks.
+
+    def _any_volume(self, holds: Callable[[Volume], object]) -> Volume | None:
+        found = [volume for volume in self.world.volumes.values() if holds(volume)]
+        return self.rng.choice(found) if found else None
+
+    def _stop(self) -> None:
+        volume = self._any_volume(lambda one: one.is_up)
+        if volume is not None:
+            volume.is_up = False
+
+    def _start(self) -> None:
+        volume = self._any_volume(lambda one: not one.is_up)
+        if volume is not None:
+            volume.start(self._opening())
+
+    def _cut(self) -> None:
+        volume = self._any_volume(lambda one: one.id not in self.world.cut_off)
+        if volume is not None:
+            self.world.cut_off.add(volume.id)
+
+    def _join_again(self) -> None:
+        if self.world.cut_off:
+            self.world.cut_off.remove(self.rng.choice(sorted(self.world.cut_off)))
+
+    def _roll(self) -> None:
+        self.rng.choice(list(self.world.volumes.values())).disk.roll()
+
+    def _compact(self) -> None:
+        volume = self.rng.choice(list(self.world.volumes.values()))
+        dropped = frozenset(volume.droppable)
+        if self.rules.flaw == Flaw.PURGED_BY_HOLDERS:
+            dropped = frozenset(self._held_by_all())
+        volume.disk.compact(self.rng, dropped=dropped)
+
+    def _held_by_all(self) -> list[tuple[bytes, int]]:
+        """Deletes that every volume has that the master knows of as online."""
+        online = [one.volume.disk for one in self.master.members.values() if one.online]
+        return [
+            (key, record.version)
+            for key in KEYS
+            for record in [disk.index[key] for disk in online if key in disk.index][:1]
+            if record.type == Type.DELETE
+        ]
+
+    def _step_clock(self) -> None:
+        self.world.now_s += self.rng.choice([1, 2, 4, -3])
+
+    # Fate.
+
+    def _copy(self) -> None:
+        volume = self.rng.choice(list(self.world.volumes.values()))
+        volume.saved = volume.disk.copy()
+
+    def _put_back(self) -> None:
+        """A directory is replaced by an older copy of itself."""
+        volume = self._any_volume(lambda one: one.saved is not None)
+        if volume is None or volume.saved is None:
+            return
+        before = [disk.copy() for disk in self._disks()]
+        for flight in self.master.air:
+            if any(self._is_on(volume, number) for number, _ in flight.holders):
+                self.truth.doubtful.add(flight.record.version)
+        volume.disk = volume.saved.copy()
+        volume.start(self._opening())
+        volume.is_up = self.rng.random() < 0.5
+        self.was_taken = True
+        self.truth.take(before, self._disks())
+
+    def _is_on(self, volume: Volume, number: int) -> bool:
+        member = self.master.members.get(number)
+        return member is not None and member.volume is volume
+
+    def _restart(self) -> None:
+        """The master's program is started again."""
+        self._end_master()
+        self.master = Master(self.world, self.kept)
+
+    def _end_master(self) -> None:
+        for member in self.master.members.values():
+            if member.sent is not None:
+                self.world.wire.append((member.volume, member.sent[0]))
+
+    def _wipe(self) -> None:
+        """The master's disk is lost; it has the cluster's key still."""
+        if not self.master.is_ready() or not self._is_list_safe():
+            return
+        self._end_master()
+        self.truth.begin_again(self._disks())
+        self.kept = Kept(founded=False)
+        self.master = Master(self.world, self.kept)
+
+    def _is_list_safe(self) -> bool:
+        """Whether a master without memory meets the newest list, whomever it meets first. An
+        older copy of a directory may have lost it: then nothing is promised."""
+        newest = self.kept.members
+        lists = {
+            volume.id: members
+            for volume in self.world.volumes.values()
+            if (members := volume.members()) is not None
+        }
+        if not lists:
+            return False  # nobody knows that there is a cluster
+        for first in lists.values():
+            best, waiting = first, True
+            while waiting:
+                met = [lists[one.id] for one in best.members if one.id in lists]
+                better = max([best, *met], key=lambda one: one.generation)
+                waiting, best = better.generation > best.generation, better
+            if best.generation < newest.generation:
+                return False
+        return True
+
+    # Operators.
+
+    def _grow(self) -> None:
+        if len(self.world.volumes) < VOLUMES_MAX:
+            self._new_volume()
+
+    def _drain(self) -> None:
+        member = self._any_member(lambda one: one.online)
+        if member is not None and len(self.master.candidates()) > 1:
+            self.kept.draining.add(member.entry.id)
+
+    def _remove(self) -> None:
+        """A member is given up, or is empty after a drain."""
+        member = self._any_member(lambda _: True)
+        if member is None or len(self.master.members) < 2 or not self.master.is_ready():
+            return
+        before = [disk.copy() for disk in self._disks()]
+        self.master.remove(member)
+        self.world.removed.add(member.entry.id)
+        self.was_taken = True
+        self.truth.take(before, self._disks())
+
+    def _purge(self) -> None:
+        """Every member is online and was compared: deletes of which no log has anything older go,
+        once every member's log says so."""
+        master = self.master
+        members = list(master.members.values())
+        idle = not master.air and not master.hides
+        if not idle or not all(one.online and one.comparing is None for one in members):
+            return
+        disks = master.disks()
+        dead = [
+            (key, known)
+            for key, known in master.rows.items()
+            if isinstance(known, int) and purgeable(key, known, disks)
+        ]
+        if not dead:
+            return
+        mark = max(version for _, version in dead)
+        for member in members:
+            if not self.world.reaches(member.volume) or self.rng.random() < self.world.trouble / 4:
+                master.break_off(member)
+                return
+            member.volume.disk.append([Record(type=Type.PURGE, version=mark)])
+        master.kept.purged = max(master.kept.purged, mark)
+        for key, version in dead:
+            del master.rows[key]
+            for member in members:
+                member.volume.droppable.add((key, version))
+
+    # The end.
+
+    def settle(self) -> None:
+        """Nothing goes wrong any more: everything is brought together."""
+        self.world.trouble = 0.0
+        self.world.cut_off.clear()
+        self.world.wire.clear()
+        for volume in self.world.volumes.values():
+            if not volume.is_up:
+                volume.start(self._opening())
+        quiet = 0
+        for _ in range(SETTLE_ROUNDS):
+            before = self._progress()
+            self._work()
+            self.look()
+            quiet = quiet + 1 if self._progress() == before and not self.master.air else 0
+            if quiet > 2 * len(KEYS):
+                return
+        raise Violation("repair does not come to an end")
+
+    def _work(self) -> None:
+        master = self.master
+        for volume in list(self.world.volumes.values()):
+            master.hear(volume)
+        for member in list(master.members.values()):
+            if self.master.members.get(member.number) is not member:
+                continue
+            if not member.online and member.head is None:
+                master.connect(member)
+            if member.head is not None:
+                master.follow(member)
+            if member.comparing is not None:
+                master.compare(member)
+        while master.hides and not master.turns:
+            master.hide_next()
+            self._land_all()
+        self._land_all()
+        for key in KEYS:
+            master.mend(key)
+            self._land_all()
+
+    def _land_all(self) -> None:
+        while member := self._any_member(lambda one: one.sent is not None):
+            self.master.settle(member)
+
+    def _progress(self) -> tuple[object, ...]:
+        members = self.master.members.values()
+        return (
+            [(one.online, one.head, one.comparing and len(one.comparing)) for one in members],
+            [one.volume.disk.seq for one in members],
+            self.kept.epoch,
+            len(self.master.hides),
+        )
+
+    def _agree(self) -> None:
+        """Catalog and volumes say the same."""
+        master = self.master
+        if not master.is_ready():
+            raise Violation("the master does not become ready")
+        disks = {number: one.volume.disk for number, one in master.members.items()}
+        for key in KEYS:
+            known = master.rows.get(key)
+            if not isinstance(known, Row):
+                continue
+            holders = tuple(n for n, disk in sorted(disks.items()) if disk.holds(key, known.version))
+            listed = tuple(number for number in known.copies if number in disks)
+            if listed != holders:
+                raise Violation(f"{key!r} is on {holders}, the catalog says {known.copies}")
+            if not holders and key not in self.truth.gone and self.truth.floors[key].is_value:
+                raise Violation(f"{key!r} is lost: {known}")
+            stays = [n for n in holders if n in master.candidates()]
+            if holders and len(stays) < min(self.rules.replicas, len(master.candidates())):
+                raise Violation(f"{key!r} has too few copies: {holders}")
+            if holders and not master.read(key):
+                raise Violation(f"{key!r} cannot be read from {holders}")
+        for disk in disks.values():
+            if _index_of(disk) != disk.index:
+                raise Violation("an index made from its log is another one")
+
+    def _wipe_and_compare(self) -> None:
+        """A master without memory comes to the same."""
+        if not self._is_list_safe():
+            return
+        live = dict(self.master.rows)
+        gone = set(self.truth.gone)
+        self._wipe()
+        self.settle()
+        self._agree()
+        for key in KEYS:
+            if key not in gone and _said(live.get(key)) != _said(self.master.rows.get(key)):
+                raise Violation(f"{key!r} is {live.get(key)}, rebuilt {self.master.rows.get(key)}")
+
+
+def _said(known: Known) -> object:
+    """What a rebuilt catalog has to say, too. That a key was deleted may be forgotten."""
+    return known.version if isinstance(known, Row) else None
+
+
+def _index_of(disk: Disk) -> dict[bytes, Record]:
+    index: dict[bytes, Record] = {}
+    for record in disk.records():
+        if record.key:
+            old = index.get(record.key)
+            if old is None or (old.version, old.seq) < (record.version, record.seq):
+                index[record.key] = record
+    return index
+
+
+def history(seed: int, rules: Rules) -> None:
+    """One history. Raises Violation."""
+    life = Life(random.Random(seed), rules)
+    try:
+        life.run()
+    except Violation as violation:
+        raise Violation(f"seed {seed}: {violation}") from None
+
+
+def rules_of(seed: int, *, purges: bool = False, flaw: Flaw | None = None) -> Rules:
+    """The rules of history number `seed`: sizes change with it."""
+    rng = random.Random(seed)
+    return Rules(
+        volumes=rng.choice([1, 2, 2, 3, 3]),
+        replicas=rng.choice([1, 2]),
+        steps=rng.choice([60, 150, 300]),
+        purges=purges,
+        flaw=flaw,
+    )
