@@ -202,7 +202,26 @@ class ClusterStore:
         return (await self._fetch(key, entry)).value
 
     async def _fetch(self, key: bytes, entry: Entry) -> Found:
-        """A value from the best copy, the next one where that fails. Raises Damage, Unavailable."""
+        """A value from the best copy, the next one where that fails. Raises Damage, Unavailable.
+
+        A volume that has a newer version already does not have this one any more, although the
+        write is not acknowledged yet: then its end is waited for.
+        """
+        try:
+            return await self._fetch_now(key, entry)
+        except Damage:
+            if not await self._is_settled(key, entry):
+                raise  # it has another version now: whoever asked looks again
+            return await self._fetch_now(key, entry)
+
+    async def _is_settled(self, key: bytes, entry: Entry) -> bool:
+        """Wait for the write of a key that is under way; whether the version is the same then."""
+        await self.writer.turns.take(key)
+        self.writer.turns.give(key)
+        now = self.lookup(key)
+        return now is not None and now.version == entry.version
+
+    async def _fetch_now(self, key: bytes, entry: Entry) -> Found:
         answered = 0
         for member in self._readable(entry):
             try:
@@ -265,6 +284,8 @@ class ClusterStore:
                 member.break_off(error)
             if at == end:
                 return
+        if at == start:
+            await self._is_settled(key, entry)
         raise self._unreadable(entry, answered)
 
     def list_keys(

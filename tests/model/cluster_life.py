@@ -38,6 +38,8 @@ class Life:
         for _ in range(rules.volumes):
             self._new_volume()
         self.master = Master(self.world, self.kept)
+        self.counted: list[Volume] = []
+        self.generation = 0  # of the newest list that a master used
         self.sizes = {key: rng.choice([1, LARGE]) for key in KEYS}
         steps: list[tuple[Callable[[], object], float]] = [
             (self._put, 16),
@@ -98,14 +100,19 @@ class Life:
         self.truth.hold(self._disks())
 
     def _disks(self) -> list[Disk]:
-        """Those of the members, as far as anybody knows: a master without memory does not yet."""
-        members = self.master.kept.members.members
-        if self.master.is_ready() and members:
-            return self.master.disks()
-        return [volume.disk for volume in self.world.volumes.values() if self._counts(volume)]
+        """Those of the members. While a master without memory does not know all of them yet, those
+        of the members before."""
+        if self.master.is_ready():
+            self.counted = [member.volume for member in self.master.members.values()]
+            self.generation = self.kept.members.generation
+        return [volume.disk for volume in self.counted]
 
-    def _counts(self, volume: Volume) -> bool:
-        return volume.id not in self.world.removed
+    def _take(self, before: list[Disk]) -> None:
+        """Something went that no rule can bring back."""
+        self.was_taken = True
+        self.truth.take(before, self._disks())
+        if not self.master.is_ready():  # and no catalog remembers it
+            self.truth.begin_again(self._disks(), was_taken=True)
 
     # Clients.
 
@@ -246,14 +253,16 @@ class Life:
         if volume is None or volume.saved is None:
             return
         before = [disk.copy() for disk in self._disks()]
+        now, volume.disk = volume.disk, volume.saved.copy()
+        if not self.master.is_ready() and not self._is_list_safe():
+            volume.disk = now
+            return
         for flight in self.master.air:
             if any(self._is_on(volume, number) for number, _ in flight.holders):
                 self.truth.doubtful.add(flight.record.version)
-        volume.disk = volume.saved.copy()
         volume.start(self._opening())
         volume.is_up = self.rng.random() < 0.5
-        self.was_taken = True
-        self.truth.take(before, self._disks())
+        self._take(before)
 
     def _is_on(self, volume: Volume, number: int) -> bool:
         member = self.master.members.get(number)
@@ -274,14 +283,13 @@ class Life:
         if not self.master.is_ready() or not self._is_list_safe():
             return
         self._end_master()
-        self.truth.begin_again(self._disks())
+        self.truth.begin_again(self._disks(), was_taken=self.was_taken)
         self.kept = Kept(founded=False)
         self.master = Master(self.world, self.kept)
 
     def _is_list_safe(self) -> bool:
         """Whether a master without memory meets the newest list, whomever it meets first. An
         older copy of a directory may have lost it: then nothing is promised."""
-        newest = self.kept.members
         lists = {
             volume.id: members
             for volume in self.world.volumes.values()
@@ -295,7 +303,7 @@ class Life:
                 met = [lists[one.id] for one in best.members if one.id in lists]
                 better = max([best, *met], key=lambda one: one.generation)
                 waiting, best = better.generation > best.generation, better
-            if best.generation < newest.generation:
+            if best.generation < self.generation:
                 return False
         return True
 
@@ -317,9 +325,7 @@ class Life:
             return
         before = [disk.copy() for disk in self._disks()]
         self.master.remove(member)
-        self.world.removed.add(member.entry.id)
-        self.was_taken = True
-        self.truth.take(before, self._disks())
+        self._take(before)
 
     def _purge(self) -> None:
         """Every member is online and was compared: deletes of which no log has anything older go,

@@ -122,15 +122,23 @@ class Truth:
             if newest(key, before) >= floor.version > newest(key, after):
                 self.gone.add(key)
 
-    def begin_again(self, disks: list[Disk]) -> None:
+    def begin_again(self, disks: list[Disk], *, was_taken: bool) -> None:
         """The catalog is lost, too. Of a key of which no disk has the newest version any more, not
         even that it was moved away, nothing is promised but what the disks say."""
-        for key in self.gone:
-            if newest(key, disks, moved=True) < self.floors[key].version:
-                self.floors[key] = NOTHING
-        self.gone = {key for key in self.gone if self.floors[key].version}
+        for key in list(self.gone):
+            left = newest(key, disks, moved=True)
+            if left < self.floors[key].version:
+                is_moved = left > newest(key, disks)
+                self.floors[key] = Floor(left, is_value=True) if is_moved else NOTHING
+                if not is_moved:
+                    self.gone.discard(key)
         promised = max((disk.promised for disk in disks), default=0)
-        self.given = {one: what for one, what in self.given.items() if epoch_of(one) <= promised}
+        lost = {version for version in self.given if epoch_of(version) > promised}
+        if not was_taken and not lost <= self.refused:
+            raise Violation("a version was sent before its epoch was promised")
+        self.refused -= lost
+        for version in lost:
+            del self.given[version]
 
 
 def newest(key: bytes, disks: Iterable[Disk], *, moved: bool = False) -> int:

@@ -66,7 +66,6 @@ class World:
         self.truth = truth
         self.volumes: dict[str, Volume] = {}
         self.cut_off: set[str] = set()
-        self.removed: set[str] = set()
         self.wire: list[tuple[Volume, Append]] = []  # appends that may yet come, late or twice
         self.now_s = 1000
         self.trouble = 0.2
@@ -348,6 +347,9 @@ class Writing:
     def _land(self, flight: Flight) -> None:
         """Nobody is waited for any more: the catalog, then the answer, then the turn."""
         self.air.remove(flight)
+        for number, _ in flight.holders:
+            flight.unknown |= number not in self.members  # it was removed meanwhile
+        flight.holders = [one for one in flight.holders if one[0] in self.members]
         if flight.holders:
             self._tell_catalog(flight)
         if flight.is_write:
