@@ -41,8 +41,10 @@ class Redundancy(msgspec.Struct, frozen=True):
 def plan_key(holders: Sequence[int], wanted: int, standings: Mapping[int, Standing]) -> KeyPlan:
     """What to do about a key that these volumes hold.
 
-    A copy may go only while as many others as are wanted are online: the last one never goes.
+    No more are wanted than there are volumes whose copies count. A copy may go only while as many
+    others as are wanted are online: the last one never goes.
     """
+    wanted = min(wanted, sum(standing.counts for standing in standings.values()))
     known = [number for number in holders if number in standings]
     counted = [number for number in known if standings[number].counts]
     online = [number for number in known if standings[number].online]

@@ -10,9 +10,12 @@ import re
 import pytest
 
 from pulzar import errors
-from pulzar.http.app import PATHS
+from pulzar.cluster import messages
+from pulzar.http import autodiscovery, master_app, skynet, volume_app
 from tests.docs.fences import ROOT, documents
 
+INSIDE = {*autodiscovery.PATHS, *skynet.PATHS}  # cluster/messages.py draws them
+PATHS = {path: row for path, row in master_app.PATHS.items() if path not in INSIDE}
 HTTP_API = ROOT / "docs" / "http-api.md"
 # Files that README and docs may name although they are the user's, or come later.
 OURS = re.compile(r"`((?:pulzar|tests|bench|docs|app)/[\w./-]+\.(?:py|md|conf|c))`")
@@ -30,6 +33,19 @@ def test_endpoint_is_documented_with_its_methods(path: str) -> None:
     content = HTTP_API.read_text()
     for method in PATHS[path][0]:
         assert re.search(rf"\b{method}\b.*{re.escape(path)}", content), f"{method} {path}"
+
+
+def test_endpoints_inside_the_cluster_are_drawn() -> None:
+    drawing = messages.__doc__ or ""
+    for path in INSIDE:
+        for method in {**autodiscovery.PATHS, **skynet.PATHS}[path][0]:
+            assert re.search(rf"{method} +{re.escape(path)}\s", drawing), f"{method} {path}"
+
+
+def test_paths_of_a_volume_are_documented() -> None:
+    content = (ROOT / "docs" / "cluster.md").read_text()
+    for path in set(volume_app.PATHS) - INSIDE - {"/delete_key/{key}"}:
+        assert path in content
 
 
 def test_documented_endpoints_exist() -> None:

@@ -107,12 +107,12 @@ class Disk:
         keyed = [record for record in found if record.type in KEYED]
         return keyed, Cursor(self.opening, seq)
 
-    def compact(self, rng: random.Random, *, dropped: frozenset[tuple[bytes, int]]) -> None:
+    def compact(self, rng: random.Random, *, dropped: frozenset[tuple[bytes, int]]) -> bool:
         """Some sealed segments are rewritten without superseded records, and without the DELETE
         records in `dropped`; nothing else goes."""
         sealed = self.segments[:-1]
         if not sealed:
-            return
+            return False
         picked = sorted(rng.sample(range(len(sealed)), rng.randint(1, len(sealed))))
         inputs = [record for number in picked for record in sealed[number]]
         rest = [segment for number, segment in enumerate(sealed) if number not in picked]
@@ -123,6 +123,7 @@ class Disk:
                 if self.index.get(record.key) == record:
                     del self.index[record.key]
         self.segments = [*rest, output, self.segments[-1]]
+        return True
 
     def _is_live(self, record: Record, dropped: frozenset[tuple[bytes, int]]) -> bool:
         if record.type in KEPT_FOREVER:

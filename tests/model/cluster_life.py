@@ -22,6 +22,7 @@ from tests.model.cluster_writing import Flaw, Kept, Member, Rules, World
 KEYS = (b"a", b"b", b"c")
 VOLUMES_MAX = 5
 SETTLE_ROUNDS = 400
+DRAWS = 12  # of a step that can be done now
 LARGE = 1025  # of such a value nothing is in the catalog
 
 
@@ -41,34 +42,36 @@ class Life:
         self.counted: list[Volume] = []
         self.generation = 0  # of the newest list that a master used
         self.sizes = {key: rng.choice([1, LARGE]) for key in KEYS}
-        steps: list[tuple[Callable[[], object], float]] = [
-            (self._put, 16),
+        self.world.trouble = rng.choice([0.05, 0.2, 0.5])
+        steps: list[tuple[Callable[[], bool], float]] = [
+            (self._put, 14),
             (self._delete, 7),
             (self._read, 4),
-            (self._settle_append, 40),
+            (self._settle_append, 30),
             (self._late, 5),
-            (self._beat, 12),
-            (self._connect, 16),
-            (self._follow, 24),
-            (self._compare, 24),
+            (self._beat, 5),
+            (self._connect, 10),
+            (self._follow, 14),
+            (self._compare, 14),
             (self._hide, 8),
-            (self._mend, 10),
-            (self._stop, 3),
-            (self._start, 10),
-            (self._cut, 2),
-            (self._join_again, 8),
-            (self._roll, 4),
-            (self._compact, 6),
-            (self._copy, rng.choice([0, 0.6])),
+            (self._mend, 8),
+            (self._bring_together, rng.choice([1, 4])),
+            (self._stop, rng.choice([1, 3])),
+            (self._start, 6),
+            (self._cut, 1),
+            (self._mend_network, 5),
+            (self._roll, 3),
+            (self._compact, 5),
+            (self._copy, rng.choice([0, 1])),
             (self._put_back, rng.choice([0, 1])),
             (self._restart, rng.choice([0, 1])),
-            (self._wipe, rng.choice([0, 0, 0.6])),
-            (self._grow, rng.choice([0, 0.5])),
-            (self._drain, rng.choice([0, 0.3])),
-            (self._remove, rng.choice([0, 0.3])),
+            (self._wipe, rng.choice([0, 0, 1])),
+            (self._grow, rng.choice([0, 1])),
+            (self._drain, rng.choice([0, 0.5])),
+            (self._remove, rng.choice([0, 0.5])),
             (self._expire, 3),
             (self._step_clock, 3),
-            (self._purge, 6 if rules.purges else 0),
+            (self._purge, 12 if rules.purges else 0),
         ]
         self.steps = [step for step, _ in steps]
         self.weights = [weight for _, weight in steps]
@@ -86,12 +89,17 @@ class Life:
     def run(self) -> None:
         """Live."""
         for _ in range(self.rules.steps):
-            (step,) = self.rng.choices(self.steps, self.weights)
-            step()
+            self.step()
             self.look()
         self.settle()
         self._agree()
         self._wipe_and_compare()
+
+    def step(self) -> None:
+        """Something happens."""
+        for step in self.rng.choices(self.steps, self.weights, k=DRAWS):
+            if step():
+                return
 
     def look(self) -> None:
         """See whether the promises hold now."""
@@ -111,29 +119,34 @@ class Life:
         """Something went that no rule can bring back."""
         self.was_taken = True
         self.truth.take(before, self._disks())
-        if not self.master.is_ready():  # and no catalog remembers it
-            self.truth.begin_again(self._disks(), was_taken=True)
+        if not self.master.is_ready():  # and perhaps no catalog remembers it
+            self.truth.begin_again(self._disks(), rows=self.master.rows, was_taken=True)
 
-    # Clients.
+    # Clients. Each step tells whether it did anything.
 
-    def _put(self) -> None:
-        if self.master.is_ready():
-            key = self.rng.choice(KEYS)
-            expires_s = self.world.now_s + self.rng.randint(1, 9) if self.rng.random() < 0.2 else 0
-            self.master.write(key, Type.PUT, expires_s=expires_s, size=self.sizes[key])
+    def _put(self) -> bool:
+        key = self.rng.choice(KEYS)
+        expires_s = self.world.now_s + self.rng.randint(1, 9) if self.rng.random() < 0.2 else 0
+        size = self.sizes[key]
+        return self.master.is_ready() and self.master.write(
+            key, Type.PUT, expires_s=expires_s, size=size
+        )
 
-    def _delete(self) -> None:
-        if self.master.is_ready():
-            self.master.write(self.rng.choice(KEYS), Type.DELETE)
+    def _delete(self) -> bool:
+        return self.master.is_ready() and self.master.write(self.rng.choice(KEYS), Type.DELETE)
 
-    def _read(self) -> None:
-        self.master.read(self.rng.choice(KEYS))
+    def _read(self) -> bool:
+        return self.master.read(self.rng.choice(KEYS))
 
-    def _expire(self) -> None:
-        for key, row in list(self.master.rows.items()):
-            if isinstance(row, Row) and 0 < row.expires_s <= self.world.now_s:
-                if self.master.is_ready():
-                    self.master.write(key, Type.DELETE)
+    def _expire(self) -> bool:
+        rows = self.master.rows
+        expired = [
+            key
+            for key in KEYS
+            if isinstance(row := rows.get(key), Row) and 0 < row.expires_s <= self.world.now_s
+        ]
+        ready = bool(expired) and self.master.is_ready()
+        return ready and self.master.write(expired[0], Type.DELETE)
 
     # Messages and work.
 
@@ -141,57 +154,63 @@ class Life:
         found = [member for member in self.master.members.values() if holds(member)]
         return self.rng.choice(found) if found else None
 
-    def _settle_append(self) -> None:
+    def _settle_append(self) -> bool:
         member = self._any_member(lambda one: one.sent is not None)
         if member is not None:
             self.master.settle(member)
+        return member is not None
 
-    def _late(self) -> None:
+    def _late(self) -> bool:
         """Something that was in a buffer arrives, perhaps not for the last time."""
         if not self.world.wire:
-            return
+            return False
         at = self.rng.randrange(len(self.world.wire))
         volume, append = self.world.wire[at]
         if self.rng.random() < 0.7:
             self.world.wire.pop(at)
         if self.world.reaches(volume):
             volume.receive_late(append)
+        return True
 
-    def _beat(self) -> None:
-        volumes = [one for one in self.world.volumes.values() if self.world.reaches(one)]
-        if volumes:
-            self.master.hear(self.rng.choice(volumes))
+    def _beat(self) -> bool:
+        volume = self._any_volume(self.world.reaches)
+        if volume is not None:
+            self.master.hear(volume)
+        return volume is not None
 
-    def _connect(self) -> None:
+    def _connect(self) -> bool:
         member = self._any_member(
-            lambda one: not one.online
-            and one.head is None
-            and one.entry.id in self.master.heard
-            and self.world.reaches(one.volume)
+            lambda one: (
+                not one.online
+                and one.head is None
+                and one.entry.id in self.master.heard
+                and self.world.reaches(one.volume)
+            )
         )
         if member is not None:
             self.master.connect(member)
+        return member is not None
 
-    def _follow(self) -> None:
+    def _follow(self) -> bool:
         member = self._any_member(lambda one: one.head is not None)
         if member is None:
-            return
-        if not self.world.reaches(member.volume):
+            return False
+        if not self.world.reaches(member.volume) or member.opening != member.volume.disk.opening:
             self.master.break_off(member)
-        elif member.opening == member.volume.disk.opening:
-            self.master.follow(member)
+            return True
+        return self.master.follow(member)
 
-    def _compare(self) -> None:
+    def _compare(self) -> bool:
         member = self._any_member(lambda one: one.online and one.comparing is not None)
         if member is not None:
             self.master.compare(member)
+        return member is not None
 
-    def _hide(self) -> None:
-        if self.master.hides:
-            self.master.hide_next()
+    def _hide(self) -> bool:
+        return bool(self.master.hides) and self.master.hide_next()
 
-    def _mend(self) -> None:
-        self.master.mend(self.rng.choice(KEYS))
+    def _mend(self) -> bool:
+        return self.master.mend(self.rng.choice(KEYS))
 
     # Machines and networks.
 
@@ -199,34 +218,45 @@ class Life:
         found = [volume for volume in self.world.volumes.values() if holds(volume)]
         return self.rng.choice(found) if found else None
 
-    def _stop(self) -> None:
+    def _stop(self) -> bool:
         volume = self._any_volume(lambda one: one.is_up)
         if volume is not None:
             volume.is_up = False
+        return volume is not None
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
         volume = self._any_volume(lambda one: not one.is_up)
         if volume is not None:
             volume.start(self._opening())
+        return volume is not None
 
-    def _cut(self) -> None:
-        volume = self._any_volume(lambda one: one.id not in self.world.cut_off)
+    def _cut(self) -> bool:
+        volume = self._any_volume(self.world.reaches)
         if volume is not None:
             self.world.cut_off.add(volume.id)
+        return volume is not None
 
-    def _join_again(self) -> None:
-        if self.world.cut_off:
-            self.world.cut_off.remove(self.rng.choice(sorted(self.world.cut_off)))
+    def _mend_network(self) -> bool:
+        volume = self._any_volume(lambda one: one.id in self.world.cut_off)
+        if volume is not None:
+            self.world.cut_off.remove(volume.id)
+        return volume is not None
 
-    def _roll(self) -> None:
+    def _bring_together(self) -> bool:
+        """A quiet moment: everybody gets a step further."""
+        self._work()
+        return True
+
+    def _roll(self) -> bool:
         self.rng.choice(list(self.world.volumes.values())).disk.roll()
+        return True
 
-    def _compact(self) -> None:
+    def _compact(self) -> bool:
         volume = self.rng.choice(list(self.world.volumes.values()))
         dropped = frozenset(volume.droppable)
         if self.rules.flaw == Flaw.PURGED_BY_HOLDERS:
             dropped = frozenset(self._held_by_all())
-        volume.disk.compact(self.rng, dropped=dropped)
+        return volume.disk.compact(self.rng, dropped=dropped)
 
     def _held_by_all(self) -> list[tuple[bytes, int]]:
         """Deletes that every volume has that the master knows of as online."""
@@ -238,54 +268,59 @@ class Life:
             if record.type == Type.DELETE
         ]
 
-    def _step_clock(self) -> None:
+    def _step_clock(self) -> bool:
         self.world.now_s += self.rng.choice([1, 2, 4, -3])
+        return True
 
     # Fate.
 
-    def _copy(self) -> None:
+    def _copy(self) -> bool:
         volume = self.rng.choice(list(self.world.volumes.values()))
         volume.saved = volume.disk.copy()
+        return True
 
-    def _put_back(self) -> None:
+    def _put_back(self) -> bool:
         """A directory is replaced by an older copy of itself."""
         volume = self._any_volume(lambda one: one.saved is not None)
         if volume is None or volume.saved is None:
-            return
+            return False
         before = [disk.copy() for disk in self._disks()]
         now, volume.disk = volume.disk, volume.saved.copy()
         if not self.master.is_ready() and not self._is_list_safe():
             volume.disk = now
-            return
+            return False
         for flight in self.master.air:
             if any(self._is_on(volume, number) for number, _ in flight.holders):
                 self.truth.doubtful.add(flight.record.version)
         volume.start(self._opening())
         volume.is_up = self.rng.random() < 0.5
         self._take(before)
+        return True
 
     def _is_on(self, volume: Volume, number: int) -> bool:
         member = self.master.members.get(number)
         return member is not None and member.volume is volume
 
-    def _restart(self) -> None:
+    def _restart(self) -> bool:
         """The master's program is started again."""
         self._end_master()
         self.master = Master(self.world, self.kept)
+        return True
 
     def _end_master(self) -> None:
         for member in self.master.members.values():
             if member.sent is not None:
                 self.world.wire.append((member.volume, member.sent[0]))
 
-    def _wipe(self) -> None:
+    def _wipe(self) -> bool:
         """The master's disk is lost; it has the cluster's key still."""
         if not self.master.is_ready() or not self._is_list_safe():
-            return
+            return False
         self._end_master()
-        self.truth.begin_again(self._disks(), was_taken=self.was_taken)
+        self.truth.begin_again(self._disks(), rows={}, was_taken=self.was_taken)
         self.kept = Kept(founded=False)
         self.master = Master(self.world, self.kept)
+        return True
 
     def _is_list_safe(self) -> bool:
         """Whether a master without memory meets the newest list, whomever it meets first. An
@@ -309,32 +344,37 @@ class Life:
 
     # Operators.
 
-    def _grow(self) -> None:
-        if len(self.world.volumes) < VOLUMES_MAX:
-            self._new_volume()
+    def _grow(self) -> bool:
+        if len(self.world.volumes) == VOLUMES_MAX:
+            return False
+        self._new_volume()
+        return True
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
         member = self._any_member(lambda one: one.online)
-        if member is not None and len(self.master.candidates()) > 1:
-            self.kept.draining.add(member.entry.id)
+        if member is None or len(self.master.candidates()) < 2:
+            return False
+        self.kept.draining.add(member.entry.id)
+        return True
 
-    def _remove(self) -> None:
+    def _remove(self) -> bool:
         """A member is given up, or is empty after a drain."""
         member = self._any_member(lambda _: True)
         if member is None or len(self.master.members) < 2 or not self.master.is_ready():
-            return
+            return False
         before = [disk.copy() for disk in self._disks()]
         self.master.remove(member)
         self._take(before)
+        return True
 
-    def _purge(self) -> None:
+    def _purge(self) -> bool:
         """Every member is online and was compared: deletes of which no log has anything older go,
         once every member's log says so."""
         master = self.master
         members = list(master.members.values())
         idle = not master.air and not master.hides
         if not idle or not all(one.online and one.comparing is None for one in members):
-            return
+            return False
         disks = master.disks()
         dead = [
             (key, known)
@@ -342,18 +382,19 @@ class Life:
             if isinstance(known, int) and purgeable(key, known, disks)
         ]
         if not dead:
-            return
+            return False
         mark = max(version for _, version in dead)
         for member in members:
             if not self.world.reaches(member.volume) or self.rng.random() < self.world.trouble / 4:
                 master.break_off(member)
-                return
+                return True
             member.volume.disk.append([Record(type=Type.PURGE, version=mark)])
         master.kept.purged = max(master.kept.purged, mark)
         for key, version in dead:
             del master.rows[key]
             for member in members:
                 member.volume.droppable.add((key, version))
+        return True
 
     # The end.
 
@@ -378,11 +419,15 @@ class Life:
     def _work(self) -> None:
         master = self.master
         for volume in list(self.world.volumes.values()):
-            master.hear(volume)
+            if self.world.reaches(volume):
+                master.hear(volume)
         for member in list(master.members.values()):
             if self.master.members.get(member.number) is not member:
                 continue
-            if not member.online and member.head is None:
+            if not self.world.reaches(member.volume):
+                master.break_off(member)
+                continue
+            if not member.online and member.head is None and member.entry.id in master.heard:
                 master.connect(member)
             if member.head is not None:
                 master.follow(member)
@@ -419,7 +464,9 @@ class Life:
             known = master.rows.get(key)
             if not isinstance(known, Row):
                 continue
-            holders = tuple(n for n, disk in sorted(disks.items()) if disk.holds(key, known.version))
+            holders = tuple(
+                n for n, disk in sorted(disks.items()) if disk.holds(key, known.version)
+            )
             listed = tuple(number for number in known.copies if number in disks)
             if listed != holders:
                 raise Violation(f"{key!r} is on {holders}, the catalog says {known.copies}")

@@ -333,9 +333,7 @@ class Master(Writing):
         if key in self.turns:
             member.comparing.append(key)
             return
-        self._settle(
-            member, key, member.positions.get(key), member.rows_then.get(key), hides=True
-        )
+        self._settle(member, key, member.positions.get(key), member.rows_then.get(key), hides=True)
 
     def _settle(
         self,
@@ -389,20 +387,21 @@ class Master(Writing):
 
     # Repair.
 
-    def hide_next(self) -> None:
-        """Tell a volume that it has what was superseded."""
+    def hide_next(self) -> bool:
+        """Tell a volume that it has what was superseded; False where the turn is not free."""
         key, version, number = self.rng.choice(list(self.hides))
         if key in self.turns:
-            return
+            return False
         del self.hides[key, version, number]
         member, known = self.members.get(number), self.rows.get(key)
         if member is None or not member.online:
-            return
+            return True
         if isinstance(known, Row):
             if known.version != version or number not in known.copies:
                 self._hide(number, key, Action(Do.HIDE, version, Type.MOVED))
         elif known is not None and known >= version:
             self._hide(number, key, Action(Do.HIDE, known, Type.DELETE))
+        return True
 
     def plan(self, key: bytes) -> KeyPlan:
         """What a key wants; only its turn is not looked at."""
@@ -437,7 +436,7 @@ class Master(Writing):
 
     def _finds(self, key: bytes, row: Row, numbers: tuple[int, ...]) -> bool:
         """Whether the value can be had: from a copy, or from the catalog."""
-        volumes = [self.members[number].volume for number in numbers]
+        volumes = [one.volume for n, one in self.members.items() if n in numbers]
         found = any(one.disk.holds(key, row.version) for one in volumes if self.world.reaches(one))
         return found or bool(row.flags & INLINE)
 

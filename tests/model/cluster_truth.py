@@ -27,7 +27,6 @@ class Floor(msgspec.Struct, frozen=True):
 
     version: int = 0
     is_value: bool = False
-    expires_s: int = 0
 
 
 NOTHING = Floor()
@@ -44,6 +43,7 @@ class Truth:
     def __init__(self, keys: Iterable[bytes]) -> None:
         self.floors = dict.fromkeys(keys, NOTHING)
         self.gone: set[bytes] = set()
+        self.excused: set[bytes] = set()  # of these nothing was promised since all memory was lost
         self.given: dict[int, tuple[bytes, Type]] = {}
         self.refused: set[int] = set()
         self.doubtful: set[int] = set()  # a disk that acknowledged it has lost it since
@@ -64,6 +64,7 @@ class Truth:
         if floor.version <= self.floors[key].version:
             raise Violation(f"{key!r}: acknowledged at {floor.version:x}, which is not the newest")
         self.floors[key] = floor
+        self.excused.discard(key)
         if floor.version in self.doubtful:
             self.gone.add(key)
 
@@ -104,7 +105,9 @@ class Truth:
         is_value = isinstance(known, Row)
         if is_value != (given[1] in PUTS):
             raise Violation(f"{key!r} at {version:x} is not what was written: {known}")
-        self.floors[key] = Floor(version, is_value, known.expires_s if is_value else 0)  # type: ignore[union-attr]
+        self.floors[key] = Floor(version, is_value=is_value)
+        if isinstance(known, Row) and not known.copies and key in self.excused:
+            self.gone.add(key)
 
     def hold(self, disks: list[Disk]) -> None:
         """What was told is on some disk, at that version or at a newer one."""
@@ -122,18 +125,23 @@ class Truth:
             if newest(key, before) >= floor.version > newest(key, after):
                 self.gone.add(key)
 
-    def begin_again(self, disks: list[Disk], *, was_taken: bool) -> None:
-        """The catalog is lost, too. Of a key of which no disk has the newest version any more, not
-        even that it was moved away, nothing is promised but what the disks say."""
+    def begin_again(
+        self, disks: list[Disk], *, rows: dict[bytes, Known], was_taken: bool
+    ) -> None:
+        """There is no catalog, or one that is being filled. Of a key of which neither that nor any
+        disk has the newest version any more, not even that it was moved away, nothing is promised
+        but what is there."""
         for key in list(self.gone):
-            left = newest(key, disks, moved=True)
+            left = max(newest(key, disks, moved=True), version_of(rows.get(key)))
             if left < self.floors[key].version:
-                is_moved = left > newest(key, disks)
-                self.floors[key] = Floor(left, is_value=True) if is_moved else NOTHING
-                if not is_moved:
+                is_lost = left > newest(key, disks)
+                self.floors[key] = Floor(left, is_value=True) if is_lost else NOTHING
+                if not is_lost:
                     self.gone.discard(key)
+                    self.excused.add(key)
         promised = max((disk.promised for disk in disks), default=0)
-        lost = {version for version in self.given if epoch_of(version) > promised}
+        known = {version_of(row) for row in rows.values()}
+        lost = {one for one in self.given if epoch_of(one) > promised and one not in known}
         if not was_taken and not lost <= self.refused:
             raise Violation("a version was sent before its epoch was promised")
         self.refused -= lost

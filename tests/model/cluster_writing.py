@@ -377,7 +377,7 @@ class Writing:
                 self.truth.refuse(record.version)
             return
         is_value = record.type in PUTS
-        self.truth.answer(record.key, Floor(record.version, is_value, record.expires_s))
+        self.truth.answer(record.key, Floor(record.version, is_value=is_value))
         if flight.replaces is not None:
             has = [number for number, _ in flight.holders]
             self.supersede(record.key, flight.replaces, has)

@@ -66,8 +66,15 @@ def test_registry_lists_every_command_of_the_package() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_that_prints_has_json(name: str) -> None:
-    options = {option for parameter in command_of(name).params for option in parameter.opts}
-    assert ("--json" in options) == (name not in {"up", "demo"})
+    for command in with_subcommands(name):
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert ("--json" in options) == (name not in {"up", "master", "volume", "demo"})
+
+
+def with_subcommands(name: str) -> list[click.Command]:
+    """A command, or those that a group has."""
+    command = command_of(name)
+    return list(command.commands.values()) if isinstance(command, click.Group) else [command]
 
 
 def test_help_imports_no_command() -> None:
@@ -196,9 +203,8 @@ def test_document_has_every_command_in_order() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_document_has_every_option_and_argument(name: str) -> None:
     section = sections()[name]
-    command = command_of(name)
     options: set[str] = set()
-    for parameter in command.params:
+    for command, parameter in [(c, p) for c in with_subcommands(name) for p in c.params]:
         if isinstance(parameter, click.Option):
             options |= set(parameter.opts)
             if parameter.envvar:
