@@ -83,9 +83,11 @@ def parse_url(text: str) -> str:
         port = parts.port
     except ValueError:
         port = 0
-    if parts.scheme != "http" or not parts.hostname or port == 0 or parts.path.strip("/"):
+    host = parts.hostname or ""
+    is_host = re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host)
+    if parts.scheme != "http" or not is_host or port == 0 or parts.path.strip("/"):
         raise ValueError("give a URL such as http://10.0.0.1:9000, without a path")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{port or 80}"
 
 

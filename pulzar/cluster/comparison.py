@@ -4,8 +4,11 @@
                               -> not: the rows of both sides, key by key (reconcile.py), each
                                  under the key's turn, on what the catalog has then
 
-Done when a volume returns, and for one that comes without a cursor. Deletes come first: what they
-hide would come back if the catalog were lost. While it runs, requests go on.
+Done when a volume returns. Deletes come first: what they hide would come back if the catalog were
+lost. While it runs, requests go on.
+
+A volume whose log could not be followed from the catalog's cursor is read as a whole before it is
+used, and what the catalog had of it is replaced (`reread`).
 """
 
 import asyncio
@@ -16,11 +19,10 @@ import msgspec
 
 from pulzar.cluster.follower import SNAPSHOT_ROWS, Superseded, user_rows
 from pulzar.cluster.link import Link
-from pulzar.cluster.reconcile import Action, Do, decide, digest
+from pulzar.cluster.reconcile import Action, Do, decide, digest, may_forget, reread, without
 from pulzar.varidb.catalog import Catalog
-from pulzar.varidb.catalog_row import Change, Row, change_of
+from pulzar.varidb.catalog_row import Row, change_of
 from pulzar.varidb.position import Position, unpack_position
-from pulzar.varidb.record import Type
 from pulzar.varidb.turns import Turns
 
 _log = logging.getLogger(__name__)
@@ -56,12 +58,43 @@ class Comparison:
         self._superseded = superseded
         self._hide = hide
 
-    async def compare(self, link: Link, number: int, *, adopt_only: bool = False) -> Compared:
-        """Bring the catalog and volume `number` in line. Raises LinkBroken, OutOfSpace,
-        ViewBroken, what `hide` raises.
+    async def reread(self, link: Link, number: int) -> None:
+        """Let the catalog know of volume `number` what its index says, and nothing else. Nothing
+        is appended to the volume meanwhile. Raises LinkBroken, OutOfSpace, ViewBroken."""
+        after, done = b"", Compared()
+        while True:
+            rows = dict(self._catalog.rows(after, None, CATALOG_ROWS))
+            end = max(rows) if len(rows) == CATALOG_ROWS else None
+            positions = await self._positions(link, after, end)
+            for key in sorted(rows.keys() | positions.keys()):
+                await self._reread_key(number, key, positions.get(key), done)
+            if end is None:
+                break
+            after = end
+        self._tell_of_age(number, done)
 
-        `adopt_only`: nothing is appended to the volume yet, the catalog alone is put right.
-        """
+    async def _reread_key(
+        self, number: int, key: bytes, position: Position | None, done: Compared
+    ) -> None:
+        await self._turns.take(key)
+        try:
+            known = self._catalog.known(key)
+            new = reread(key, position, known, number=number)
+            if new is None or new == known:
+                return
+            entry = self._catalog.get(key)
+            self._catalog.replace(key, new)
+            if isinstance(known, Row) and isinstance(new, Row) and known.version == new.version:
+                done.forgotten += number in known.copies and number not in new.copies
+            elif entry is not None:
+                done.adopted += 1
+                self._superseded(key, entry, [one for one in entry.holders if one != number])
+        finally:
+            self._turns.give(key)
+
+    async def compare(self, link: Link, number: int) -> Compared:
+        """Bring the catalog and volume `number` in line. Raises LinkBroken, OutOfSpace,
+        ViewBroken, what `hide` raises."""
         done = Compared()
         after = b""
         hides: list[tuple[bytes, Position]] = []
@@ -75,17 +108,19 @@ class Comparison:
             if not page.ranges:
                 break
         hides += await self._compare_range(link, number, after, None, done)
-        if not adopt_only:
-            hides.sort(key=lambda one: not self._is_deleted(one[0]))
-            for key, position in hides:
-                await self._settle(number, key, position, None, done, hide=True)
+        hides.sort(key=lambda one: not self._is_deleted(one[0]))
+        for key, position in hides:
+            await self._settle(number, key, position, None, done, hide=True)
+        self._tell_of_age(number, done)
+        return done
+
+    def _tell_of_age(self, number: int, done: Compared) -> None:
         if done.forgotten:
             _log.warning(
-                "volume number %d lacks %d versions that it had: is it an older copy of itself?",
+                "volume number %d lacks %d versions that it had: it is an older copy of itself",
                 number,
                 done.forgotten,
             )
-        return done
 
     def _is_deleted(self, key: bytes) -> bool:
         return isinstance(self._catalog.known(key), int)
@@ -163,9 +198,10 @@ class Comparison:
                     done.hidden += 1
                     return False
                 if action.do == Do.FORGET:
-                    if row is None or not isinstance(known, Row) or known.version != row.version:
+                    rest = without(known, number)
+                    if rest is None or not may_forget(row, known, number=number):
                         return False  # it was written meanwhile
-                    self._catalog.apply([_gone(key, known, number)], number, None)
+                    self._catalog.replace(key, rest)
                     done.forgotten += 1
                     continue
                 assert position is not None
@@ -178,18 +214,3 @@ class Comparison:
                     self._superseded(key, entry, others)
         finally:
             self._turns.give(key)
-
-
-def _gone(key: bytes, row: Row, number: int) -> Change:
-    """What tells the catalog that a volume does not have a version; if it has it after all, its
-    record says so again."""
-    seq = max(stamp >> 1 for holder, stamp in row.holders if holder == number)
-    return Change(
-        key,
-        Type.MOVED,
-        row.version,
-        row.size,
-        row.created_ms,
-        row.expires_s,
-        seq=seq,
-    )

@@ -2,7 +2,9 @@
 
 From a cursor, the log is read page by page. Without one, or where the log does not know it any more
 (410), the rows of the volume's index are taken instead: into a catalog that knows nothing of that
-volume as they are, else by comparison (comparison.py); then the log from where they were read.
+volume as they are, else in place of what it knows (comparison.py); then the log from where they
+were read. A volume that lacks the place behind the last append that it acknowledged is an older
+copy of itself, also where the log knows the cursor.
 
 A record that changes what readers see of a key takes the key's turn, like a write.
 """
@@ -41,8 +43,8 @@ class Progress:
 class Follower:
     """Follows volumes into one catalog. One event loop.
 
-    `superseded` is told of the volumes that hold an older version than one that was met;
-    `compare` brings a catalog that has rows of a volume in line with its index.
+    `superseded` is told of the volumes that hold an older version than one that was met; `reread`
+    replaces what the catalog knows of a volume by what its index says.
     """
 
     def __init__(
@@ -52,18 +54,21 @@ class Follower:
         *,
         chunk: int,
         superseded: Superseded,
-        compare: Callable[[Link, int], Awaitable[None]],
+        reread: Callable[[Link, int], Awaitable[None]],
     ) -> None:
         self._catalog = catalog
         self._turns = turns
         self._chunk = chunk
         self._superseded = superseded
-        self._compare = compare
+        self._reread = reread
 
-    async def follow(self, link: Link, number: int, head: Cursor, progress: Progress) -> None:
-        """Follow volume `number` to `head`. Raises LinkBroken, OutOfSpace, ViewBroken."""
+    async def follow(
+        self, link: Link, number: int, head: Cursor, progress: Progress, *, acknowledged: Cursor
+    ) -> None:
+        """Follow volume `number` to `head`; `acknowledged` is behind the last append that it took,
+        as far as is known. Raises LinkBroken, OutOfSpace, ViewBroken."""
         cursor = self._catalog.cursor(number)
-        if cursor == NOWHERE:
+        if cursor == NOWHERE or not await self._has(link, acknowledged):
             cursor = await self._snapshot(link, number, progress)
         while cursor != head:
             try:
@@ -79,6 +84,16 @@ class Follower:
             if behind == cursor or (behind.opening == head.opening and behind.seq >= head.seq):
                 return
             cursor = behind
+
+    async def _has(self, link: Link, place: Cursor) -> bool:
+        """Whether a volume's log has a place."""
+        if place == NOWHERE:
+            return True
+        try:
+            await link.log(place, limit=1, wait_s=0)
+        except HistoryTrimmed:
+            return False
+        return True
 
     async def _take_in(self, changes: Sequence[Change], number: int, cursor: Cursor) -> None:
         """Take in a page of the log, with the turns of its keys."""
@@ -106,7 +121,7 @@ class Follower:
         first = await link.snapshot(b"", limit=SNAPSHOT_ROWS)
         cursor = Cursor(first.opening, first.seq)
         if any(number in copies.numbers for copies in self._catalog.copies()):
-            await self._compare(link, number)
+            await self._reread(link, number)
         else:
             await self._load(link, number, first, progress)
         self._catalog.apply([], number, cursor)

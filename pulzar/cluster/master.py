@@ -381,7 +381,13 @@ class Master:
         if member.number not in self.members:
             raise MemberRefused(f"volume {member.entry.name} was removed from the cluster")
         head = Cursor(opened.opening, opened.seq)
-        await self._follower.follow(link, member.number, head, self.progress[member.number])
+        await self._follower.follow(
+            link,
+            member.number,
+            head,
+            self.progress[member.number],
+            acknowledged=member.acknowledged,
+        )
         sent = 0
         known = decode_members(opened.members)
         if known is None or known.generation < self.list.generation:

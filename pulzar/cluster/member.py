@@ -19,7 +19,7 @@ from pulzar.cluster.membership import Entry, State
 from pulzar.cluster.messages import Append, Fetch, Found, NewRecord, Presence
 from pulzar.errors import LinkBroken, OutOfSpace, PulzarError, Unavailable
 from pulzar.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX
-from pulzar.varidb.position import Cursor
+from pulzar.varidb.position import NOWHERE, Cursor
 from pulzar.varidb.record import Type
 
 _log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class Member:
         self.draining = False
         self.is_local = False  # in this process
         self.trackers: deque[Tracker] = deque()
+        self.acknowledged = NOWHERE  # the place behind its last append
         self.broken = asyncio.Event()
         self.broken.set()
         self._acknowledged = acknowledged
@@ -156,7 +157,8 @@ class Member:
                 self._refused(refused, full)
                 continue
             acknowledged, self._sent = self._sent, []
-            tracker = Tracker(Cursor(appended.opening, appended.seq), len(acknowledged))
+            self.acknowledged = Cursor(appended.opening, appended.seq)
+            tracker = Tracker(self.acknowledged, len(acknowledged))
             self.trackers.append(tracker)
             self._acknowledged(self, acknowledged, tracker)
 

@@ -171,9 +171,9 @@ class Repair:
             self._waiting[what, key, version, number] = None
             self._more.set()
 
-    async def compare(self, link: Link, number: int) -> None:
-        """Bring the catalog in line with a volume; nothing is appended to it."""
-        await self._comparison.compare(link, number, adopt_only=True)
+    async def reread(self, link: Link, number: int) -> None:
+        """Let the catalog know of a volume what its index says, before the volume is used."""
+        await self._comparison.reread(link, number)
 
     def returned(self, member: Member) -> None:
         """A member is online again: compare it, both ways."""

@@ -122,7 +122,7 @@ class ClusterStore:
             self.writer.turns,
             chunk=options.follow_records,
             superseded=self._hide,
-            compare=self.repair.compare,
+            reread=self.repair.reread,
         )
         self._expiry: asyncio.Task[None] | None = None
         self._is_broken = False  # the catalog is damaged, and to be filled from nothing

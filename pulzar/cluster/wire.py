@@ -8,6 +8,7 @@ from pulzar.errors import InvalidParameter
 from pulzar.limits import KEY_BYTES_MAX
 from pulzar.varidb.position import NOWHERE, Cursor
 
+_BASE64 = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 _CURSOR = re.compile(r"([0-9a-f]{32})\.([0-9]{1,20})")
 
 
@@ -33,9 +34,11 @@ def key_text(key: bytes) -> str:
 
 def parse_key(text: str) -> bytes:
     """The key in a text; it may be empty. Raises InvalidParameter."""
+    if not _BASE64.fullmatch(text):
+        raise InvalidParameter("a key is URL-safe base64")
     try:
         key = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
-    except (binascii.Error, UnicodeEncodeError):
+    except binascii.Error:
         raise InvalidParameter("a key is URL-safe base64") from None
     if len(key) > KEY_BYTES_MAX + 1:
         raise InvalidParameter(f"a key has at most {KEY_BYTES_MAX} bytes")

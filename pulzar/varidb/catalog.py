@@ -32,7 +32,7 @@ from pulzar.limits import (
     LOAD_ORDER_ROWS,
     VIEW_MAP_BYTES,
 )
-from pulzar.varidb.catalog_page import page, rows_between
+from pulzar.varidb.catalog_page import page, present, rows_between
 from pulzar.varidb.catalog_row import (
     COMPLETE,
     ORDER,
@@ -46,6 +46,7 @@ from pulzar.varidb.catalog_row import (
     pack_newest,
     pack_row,
     refilled,
+    times,
     unpack_deleted,
     unpack_entry,
     unpack_row,
@@ -289,7 +290,7 @@ class Catalog:
                     self._may_be_deleted = True
                     transaction.put(key, pack_deleted(key, record.version), db=self._deletes)
                     transaction.delete(key, db=self._table(key))
-                    self._order(transaction, key, _times(old), (None, 0))
+                    self._order(transaction, key, times(old), (None, 0))
                     continue
                 row = pack_newest(change, holders)
                 tally.add(change.replicas, tuple(number for number, _ in holders), 1, change.size)
@@ -301,7 +302,7 @@ class Catalog:
                 else:
                     transaction.put(key, row, db=self._table(key))
                     new = record.created_ms, record.expires_s
-                    self._order(transaction, key, _times(old), new)
+                    self._order(transaction, key, times(old), new)
             put_newest(transaction.cursor(self._keys), keys)
             put_newest(transaction.cursor(self._created), created)
 
@@ -366,6 +367,11 @@ class Catalog:
                 with self._counting(transaction):
                     self._count(row, new)
 
+    def replace(self, key: bytes, new: Row | int) -> None:
+        """Let a key be known as that, whatever was known. Raises OutOfSpace, ViewBroken."""
+        with self._following(1, ()) as transaction:
+            self._set(transaction, key, self._known(transaction, key), new)
+
     def drop_deletes(self, purged: Sequence[tuple[bytes, int]]) -> None:
         """Forget deletes that are purged from the logs. Raises OutOfSpace, ViewBroken."""
         with self.view.write(rows=len(purged)) as transaction:
@@ -390,11 +396,19 @@ class Catalog:
         self, transaction: "lmdb.Transaction[bytes]", change: Change, holder: int, seq: int
     ) -> None:
         key = change.key
-        table = self._table(key)
         known = self._known(transaction, key)
         new = decide(known, change, holder=holder, seq=seq)
-        if new is known or new is None:
-            return
+        if new is not known and new is not None:
+            self._set(transaction, key, known, new)
+
+    def _set(
+        self,
+        transaction: "lmdb.Transaction[bytes]",
+        key: bytes,
+        known: Row | int | None,
+        new: Row | int,
+    ) -> None:
+        table = self._table(key)
         self._count(known, new)
         if isinstance(new, Row):
             transaction.put(key, pack_row(key, new), db=table)
@@ -405,7 +419,7 @@ class Catalog:
             transaction.put(key, pack_deleted(key, new), db=self._deletes)
             if isinstance(known, Row):
                 transaction.delete(key, db=table)
-        self._order(transaction, key, _times(known), _times(new))
+        self._order(transaction, key, times(known), times(new))
 
     def _known(self, transaction: "lmdb.Transaction[bytes]", key: bytes) -> Row | int | None:
         packed = transaction.get(key, None, self._table(key))
@@ -451,8 +465,8 @@ class Catalog:
         holder: int,
     ) -> None:
         """Users' keys: those of which nothing is known at once, the others one by one."""
-        known = _known(transaction.cursor(self._keys), keys)
-        known |= _known(transaction.cursor(self._deletes), keys)
+        known = present(transaction.cursor(self._keys), keys)
+        known |= present(transaction.cursor(self._deletes), keys)
         try:
             loaded = pack_loaded(keys, entries, holder=holder, known=known)
         except Damage as error:
@@ -479,17 +493,3 @@ class Catalog:
         rows = [(order, b"") for order in sorted(self._unsorted)]
         put_sorted(transaction.cursor(self._created), rows)
         self._unsorted.clear()
-
-
-def _known(table: "lmdb.Cursor[bytes]", keys: Sequence[bytes]) -> set[bytes]:
-    """Those of the sorted `keys` that a table has."""
-    if not keys or not table.last() or table.key() < keys[0]:
-        return set()
-    return {key for key, _ in table.getmulti(keys)}
-
-
-def _times(known: Row | Entry | int | None) -> tuple[int | None, int]:
-    """When a key was created, and expires; of one that is not there, nothing."""
-    if known is None or isinstance(known, int):
-        return None, 0
-    return known.created_ms, known.expires_s

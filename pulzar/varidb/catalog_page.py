@@ -52,6 +52,13 @@ def page(
     return Listing(entries, groups, None)
 
 
+def present(table: "lmdb.Cursor[bytes]", keys: Sequence[bytes]) -> set[bytes]:
+    """Those of the sorted `keys` that a table has."""
+    if not keys or not table.last() or table.key() < keys[0]:
+        return set()
+    return {key for key, _ in table.getmulti(keys)}
+
+
 def rows_between(
     tables: Sequence["lmdb.Cursor[bytes]"], after: bytes, last: bytes | None, limit: int
 ) -> list[tuple[bytes, Row]]:

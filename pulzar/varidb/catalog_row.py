@@ -126,6 +126,13 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         return tuple(number for number, stamp in self.holders if not stamp & 1)
 
 
+def times(known: Row | Entry | int | None) -> tuple[int | None, int]:
+    """When a key was created, and expires; of one that is not there, nothing."""
+    if known is None or isinstance(known, int):
+        return None, 0
+    return known.created_ms, known.expires_s
+
+
 def decide(known: Row | int | None, change: Change, *, holder: int, seq: int) -> Row | int | None:
     """What is known of a key after a record: a row, the version at which it was deleted, or
     None: nothing. `known` itself where the record changes nothing."""
