@@ -35,6 +35,7 @@ Paths: TypeAlias = Mapping[str, tuple[tuple[str, ...], str]]
 """Path, methods, the word that counts it in the metrics."""
 
 _OTHER = "other"
+_UNTOLD = frozenset({"admin", "internal"})  # paths that a lost client is not sent to
 _CLOSE = (b"connection", b"close")
 
 
@@ -153,7 +154,8 @@ def find_path(path: str, paths: Paths) -> str:
             raise NotFoundPath(
                 f"there is nothing at {shown(path)}; did you mean {hints[near[0]]} ?"
             )
-    raise NotFoundPath(f"there is nothing at {shown(path)}; there is {', '.join(paths)}")
+    told = [known for known, (_, verb) in paths.items() if verb not in _UNTOLD]
+    raise NotFoundPath(f"there is nothing at {shown(path)}; there is {', '.join(told)}")
 
 
 def short(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:

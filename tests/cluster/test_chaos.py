@@ -6,8 +6,8 @@ its copies again, and is read back once more.
 
 import random
 import signal
+import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -31,7 +31,7 @@ def recorded(
     machines: Machines, http: urllib3.PoolManager, seed: int, disturb: Callable[[], None]
 ) -> list[Operation]:
     """What clients saw while the cluster was disturbed, and a last read of every key."""
-    print(f"seed {seed}")
+    sys.stdout.write(f"seed {seed}\n")
     recorder = Recorder(
         machines.master.url, keys=KEYS, processes=6, seed=seed, value_bytes=VALUE_BYTES
     )
@@ -60,7 +60,6 @@ def recorded(
             )
         )
     check(recorder.history)
-    print(Counter(str(operation.outcome) for operation in recorder.history))
     return recorder.history
 
 
