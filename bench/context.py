@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.figures import Result
 from bench.generator import Generator, Load, Report
-from bench.servers import Etcd, Nginx, Pulzar, Server, installed
+from bench.servers import Etcd, Nginx, Pulzar, PulzarCluster, Server, installed
 
 MILLION = 1_000_000
 BATCH_KEYS = 500  # per POST /batch: about half a MiB at 1 KiB
@@ -75,6 +75,11 @@ class Context:
     def pulzar(self, name: str = "pulzar") -> Pulzar:
         """A Pulzar with an empty data directory; not started."""
         return Pulzar(self._empty(name), self.pulzar_program)
+
+    def cluster(self, *, volumes: int, replicas: int) -> PulzarCluster:
+        """A master and volumes with empty directories; not started."""
+        directory = self._empty(f"cluster-{volumes}-{replicas}")
+        return PulzarCluster(directory, self.pulzar_program, volumes=volumes, replicas=replicas)
 
     def peers(self, *kinds: type[Server]) -> list[Server]:
         """Those of `kinds` that are installed here, with empty directories; not started."""

@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -194,6 +195,78 @@ class Pulzar(Server):
             raise BenchError(f"expected the ready line, got {line!r}")
         self.url = line.decode().removeprefix(READY).strip()
         self.start_s = time.monotonic() - begun
+
+
+class PulzarCluster(Pulzar):
+    """`pulzar master` and volumes, each a process with a port of its own; ready when the master
+    serves with all of them."""
+
+    name = "Pulzar cluster"
+
+    def __init__(
+        self, directory: Path, program: Sequence[str], *, volumes: int, replicas: int
+    ) -> None:
+        super().__init__(directory, program)
+        self.replicas = replicas
+        master = Pulzar(directory / "master", program)
+        master.command = self._master  # type: ignore[method-assign]
+        self.master = master
+        self.volumes = [Pulzar(directory / f"v{number}", program) for number in range(volumes)]
+        for number, volume in enumerate(self.volumes):
+            volume.command = partial(self._volume, number)  # type: ignore[method-assign]
+        self._port = free_port()
+
+    def _master(self, _port: int) -> Sequence[str]:
+        data = str(self.directory / "master")
+        settings = ("env", f"PULZAR_SERVER_REPLICAS={self.replicas}")
+        return (*settings, *self._program, "master", "--port", str(self._port), "--data", data)
+
+    def _volume(self, number: int, _port: int) -> Sequence[str]:
+        key = str(self.directory / "master" / "cluster.key")
+        return (
+            *(*self._program, "volume", "--port", "0", "--name", f"v{number}"),
+            *("--master", self.url, "--key-file", key),
+            *("--data", str(self.directory / f"v{number}")),
+        )
+
+    def start(self) -> None:
+        self.start_master()
+        for volume in self.volumes:
+            volume.start()
+        self.wait(len(self.volumes))
+
+    def start_master(self) -> float:
+        """Start the master; when it began."""
+        begun = time.monotonic()
+        self.master.start()
+        self.url = self.master.url
+        return begun
+
+    def wait(self, online: int) -> None:
+        """Wait until the master serves, with so many volumes."""
+        begun = time.monotonic()
+        while True:
+            try:
+                ready = fetch(self.url + "/readyz", timeout_s=5.0)[0] == 200
+                network = fetch(self.url + "/admin/network", timeout_s=5.0)[1]
+            except OSError:
+                ready, network = False, b""
+            if ready and network.count(b'"synch":true') >= online:
+                return
+            if time.monotonic() - begun > START_TIMEOUT_S:
+                raise BenchError(f"the cluster is not ready: {network!r}")
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        for server in (self.master, *self.volumes):
+            server.stop()
+
+    def kill(self) -> None:
+        for server in (self.master, *self.volumes):
+            server.kill()
+
+    def pids(self) -> list[int]:
+        return [pid for server in (self.master, *self.volumes) for pid in server.pids()]
 
 
 class Nginx(Server):

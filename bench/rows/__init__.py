@@ -1,7 +1,7 @@
 """The rows of the benchmark, in the order in which they run."""
 
 from bench.context import Row
-from bench.rows import batch, compaction, large_value, many_keys, serial, small_values
+from bench.rows import batch, cluster, compaction, large_value, many_keys, serial, small_values
 
 ROWS: tuple[Row, ...] = (
     *small_values.ROWS,
@@ -10,4 +10,5 @@ ROWS: tuple[Row, ...] = (
     *serial.ROWS,
     *compaction.ROWS,
     *many_keys.ROWS,
+    *cluster.ROWS,
 )
