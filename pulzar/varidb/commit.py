@@ -17,7 +17,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from pulzar.clock import Clock
 from pulzar.errors import OutcomeUnknown, OutOfSpace, PulzarError, WritesStopped
@@ -97,13 +97,52 @@ Follow: TypeAlias = Callable[[list[Newest], Cursor], None]
 """Told of each batch: the changes that came with its writes, and the cursor behind it."""
 
 
+class Worker(Protocol):
+    """Does work elsewhere than on the event loop, one piece after the other."""
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Do it behind everything that was put before."""
+
+    async def close(self) -> None:
+        """Do what was put, then end."""
+
+
+class CommitThread:
+    """Implements `Worker` by a thread."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    def put(self, work: Callable[[], None]) -> None:
+        """See `Worker`."""
+        self._work.put(work)
+
+    async def close(self) -> None:
+        """See `Worker`."""
+        self._work.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+
 class Committer:
     """Makes submitted records durable, batch by batch, and tells the views of them.
 
     `follow` is the catalog of a store on one machine; a volume whose master is elsewhere has none.
     """
 
-    def __init__(self, volume: Volume, *, clock: Clock, follow: Follow | None = None) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        clock: Clock,
+        follow: Follow | None = None,
+        worker: Worker | None = None,
+    ) -> None:
         self._volume = volume
         self._clock = clock
         self.follow = follow
@@ -115,9 +154,7 @@ class Committer:
         self._idle.set()
         self._checkpoint_end = volume.log.end
         self._timer: asyncio.TimerHandle | None = None
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
-        self._thread.start()
+        self._work = worker or CommitThread()
         self._lacking: str | None = None  # why the views lack a batch of the log
         self.batches_total = 0
         self.rolled: Callable[[], None] = _nothing
@@ -182,12 +219,7 @@ class Committer:
         if self._timer is not None:
             self._timer.cancel()
         await self._idle.wait()
-        self._work.put(None)
-        await self._loop.run_in_executor(None, self._thread.join)
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
+        await self._work.close()
 
     def _next(self) -> None:
         """Hand the next batch, or a roll, to the thread; nothing is on its way now."""

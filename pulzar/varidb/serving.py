@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import msgspec
 
@@ -25,7 +25,7 @@ from pulzar.limits import (
     RETIRED_GRACE_S,
     SEGMENT_BYTES,
 )
-from pulzar.varidb.commit import Committer, Follow
+from pulzar.varidb.commit import Committer, Follow, Worker
 from pulzar.varidb.disk_room import DiskRoom
 from pulzar.varidb.index import Index
 from pulzar.varidb.maintenance import Maintenance, Purged
@@ -84,12 +84,15 @@ class ServingVolume:
         take_superseded: Callable[[], int] = int,
         follow: Follow | None = None,
         purged: Purged | None = None,
+        executor: Executor | None = None,
+        worker: Worker | None = None,
     ) -> None:
+        """`executor` and `worker` do what waits for disks: threads, unless others are given."""
         self.directory = directory
         self.volume = volume
         self.disk = disk
-        self.executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
-        self.committer = Committer(volume, clock=clock, follow=follow)
+        self.executor = executor or ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
+        self.committer = Committer(volume, clock=clock, follow=follow, worker=worker)
         self.reader = Reader(volume, self.executor)
         self.room = DiskRoom(disk, directory, clock=clock, reserve_bytes=options.reserve_bytes)
         self.maintenance = Maintenance(
