@@ -1,8 +1,8 @@
 """Brings the catalog to the head of one volume's log: from its cursor, or from nothing.
 
 From a cursor, the log is read page by page. Without one, or where the log does not know it any more
-(410), the rows of the volume's index are taken instead: into a catalog that knows nothing of that
-volume as they are, else in place of what it knows (comparison.py); then the log from where they
+(410), the rows of the volume's index are taken instead: as they are where nothing was known of that
+volume, else key by key, in place of what was known (comparison.py); then the log from where they
 were read. A volume that lacks the place behind the last append that it acknowledged is an older
 copy of itself, also where the log knows the cursor.
 
@@ -120,10 +120,11 @@ class Follower:
         """Take in the index; the cursor of when it was begun to be read."""
         first = await link.snapshot(b"", limit=SNAPSHOT_ROWS)
         cursor = Cursor(first.opening, first.seq)
-        if any(number in copies.numbers for copies in self._catalog.copies()):
-            await self._reread(link, number)
-        else:
+        # Of a member without a cursor nothing was known yet, and nothing is served meanwhile.
+        if self._catalog.cursor(number) == NOWHERE and not self._turns.busy:
             await self._load(link, number, first, progress)
+        else:
+            await self._reread(link, number)
         self._catalog.apply([], number, cursor)
         return cursor
 

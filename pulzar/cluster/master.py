@@ -256,6 +256,7 @@ class Master:
             self.members[entry.number].entry = entry
         for number in [one for one in self.members if not self._is_listed(one)]:
             self._drop(number)
+        self._refresh()  # nothing is served while one of them was not followed
 
     def _is_listed(self, number: int) -> bool:
         return any(entry.number == number for entry in self.list.members)
@@ -276,14 +277,13 @@ class Master:
 
     async def _append_to(self, member: Member, record: NewRecord) -> PulzarError | None:
         """Make a record of the cluster's own durable on one volume; what went wrong."""
-        done: asyncio.Future[PulzarError | None] = asyncio.get_running_loop().create_future()
-
-        def landed(flight: Flight) -> None:
-            lost = flight.error or LinkBroken("it is not known whether it was written")
-            done.set_result(None if flight.holders else lost)
-
-        self._replicator.launch_to(Flight(record, wanted=1, landed=landed), member.number)
-        return await done
+        landed = asyncio.Event()
+        flight = Flight(record, wanted=1, landed=lambda _: landed.set())
+        self._replicator.launch_to(flight, member.number)
+        await landed.wait()
+        if flight.holders:
+            return None
+        return flight.error or LinkBroken("it is not known whether it was written")
 
     def _members_record(self, members: Members) -> NewRecord:
         value = encode_members(members)

@@ -173,12 +173,14 @@ class Member:
             _log.warning("volume %s: the session ended: %s", self.entry.name, error)
             if not isinstance(error, PulzarError):
                 _log.error("a bug met volume %s", self.entry.name, exc_info=error)
-        if self.online:
-            if self._queue:
-                self._start_sending()
-            return
         broken = error if isinstance(error, PulzarError) else Unavailable("the session ended")
-        self._give_back(sent, broken)
+        if not self.online:
+            self._give_back(sent, broken)
+            return
+        if sent:  # of a session before this one
+            self._given_back(self, sent, [], broken)
+        if self._queue and self._sending is None:
+            self._start_sending()
 
     def _start_sending(self) -> None:
         self._sending = asyncio.get_running_loop().create_task(self._send())

@@ -77,12 +77,14 @@ def decide(
     `purged` is the version up to which deletes were purged from the cluster's logs without this
     volume; 0 where it took part.
     """
-    if position is None or position.type not in _LIVE | {Type.DELETE}:
+    if position is None:
         return _forget(known, number)
     version = position.version
     at = known.version if isinstance(known, Row) else known
     if version <= purged and version != at:
         return _forget(known, number) or Action(Do.SET_ASIDE, version)
+    if position.type not in _LIVE | {Type.DELETE}:
+        return _forget(known, number)
     if position.type == Type.DELETE:
         # Of a PUT and a DELETE of one version the DELETE wins.
         if at is None or version > at or (version == at and isinstance(known, Row)):

@@ -243,11 +243,11 @@ class Repair:
 
     async def _append(self, record: NewRecord, number: int, change: Change | None) -> None:
         """Make a record durable on one volume, and known to the catalog. Raises PulzarError."""
-        done: asyncio.Future[Flight] = asyncio.get_running_loop().create_future()
+        landed = asyncio.Event()
         size = len(record.value)
-        flight = Flight(record, wanted=1, size=size, change=change, landed=done.set_result)
+        flight = Flight(record, wanted=1, size=size, change=change, landed=lambda _: landed.set())
         self._replicator.launch_to(flight, number)
-        await done
+        await landed.wait()
         if not flight.holders:
             raise flight.error or LinkBroken("it is not known whether the copy was written")
 

@@ -359,22 +359,37 @@ class World:
             if kind is not Kind.GET and self.rng.random() < 0.4:
                 tag = seen.get(key, 1)
             invoked_s = self.clock.monotonic_s()
-            outcome, version, value = await self._operate(store, kind, key, label, tag)
-            if version is not None:
-                seen[key] = version
-            self.history.append(
-                Operation(
-                    process=process,
-                    kind=kind,
-                    key=key,
-                    invoked_s=invoked_s,
-                    returned_s=self.clock.monotonic_s(),
-                    outcome=outcome,
-                    value=value if kind is not Kind.DELETE else None,
-                    version=version,
-                    if_match=tag,
-                )
+            answer: tuple[Outcome, int | None, str | None] = (Outcome.UNKNOWN, None, label)
+            try:
+                answer = await self._operate(store, kind, key, label, tag)
+            finally:  # an operation that never ends is one of which nothing is known
+                self._record(process, kind, key, invoked_s, answer, tag)
+            if answer[1] is not None:
+                seen[key] = answer[1]
+
+    def _record(
+        self,
+        process: int,
+        kind: Kind,
+        key: str,
+        invoked_s: float,
+        answer: tuple[Outcome, int | None, str | None],
+        tag: Tag | None,
+    ) -> None:
+        outcome, version, value = answer
+        self.history.append(
+            Operation(
+                process=process,
+                kind=kind,
+                key=key,
+                invoked_s=invoked_s,
+                returned_s=self.clock.monotonic_s(),
+                outcome=outcome,
+                value=value if kind is not Kind.DELETE else None,
+                version=version,
+                if_match=tag,
             )
+        )
 
     async def _operate(
         self, store: ClusterStore, kind: Kind, key: str, label: str, tag: Tag | None
