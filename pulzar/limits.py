@@ -94,6 +94,42 @@ ANSWERS_BYTES_MAX = 192 * MIB  # answers of batches and pages of keys not taken 
 STREAMS_BYTES_MAX = 128 * MIB  # values over SEGMENT_VALUE_BYTES_MAX being sent; others wait
 STREAM_BYTES = 4 * MIB  # what one of them holds
 
+# Between machines.
+HEARTBEAT_S = 1.0  # a volume's word to its master
+OFFLINE_S = 5.0  # without a word for so long, a volume is offline
+CLOCK_OFF_MS = 60_000  # a clock that is further off is remarked; nothing depends on it
+WATCH_S = 30.0  # one open request per volume: its connection tells at once that it has gone
+WAIT_S_MAX = 60.0  # of a request that waits for something to happen
+LINK_CONNECT_S = 2.0
+LINK_ANSWER_S = 5.0  # of an append or a fetch: an fsync of some MiB on a slow disk, and no more
+LINK_SLOW_ANSWER_S = 60.0  # of what reads or writes much: a page of an index, an upload
+LINK_CONNECTIONS_MAX = 16  # to one machine
+LINK_PIECE_BYTES = 256 * KIB  # of a value that is streamed
+MESSAGE_BYTES_MAX = 32 * MIB  # an append has BATCH_BYTES_MAX of records, and one value more
+MESSAGE_TEXT_MAX = 255  # characters of a name
+URL_BYTES_MAX = 2048
+RECORD_OVERHEAD_BYTES = 128  # of a record in an append, beside its value
+FETCHES_MAX = 2  # under way at a time to one volume: while one is, the next one gathers
+FETCH_KEYS = 256  # keys that a master asks for at once
+FETCH_KEYS_MAX = 4096  # keys that a volume answers at once
+STAGED_MAX = 1024  # finished uploads without a key on one volume; more are refused
+STAGED_S = 600.0  # so long they are kept
+SWITCH_S_MAX = 30.0  # requests wait while a machine that was alone is joined
+PENDING_HALVES = 256  # with so many operations waiting, a volume gets half of its share
+PLACEMENT_DRAWS_MAX = 4  # in vain; then the volumes that are left are looked at one by one
+
+# Following, comparing, repairing.
+SNAPSHOT_ROWS = 8192  # rows of an index in one answer: about 1 MiB
+PAGE_ROWS_MAX = 65_536  # rows or records that may be asked for at once
+DIGEST_KEYS = 4096  # keys in one range of digests
+DIGEST_RANGES = 16  # ranges in one answer
+CATALOG_ROWS = 4096  # of the catalog read at once; between two reads requests have their turn
+REPAIRS_WAITING_MAX = 100_000  # keys that wait to be looked at; more are left to the next walk
+REPAIRS_AT_ONCE = 16
+REPAIR_WALK_ROWS = 1000
+REPAIR_WALK_PAUSE_S = 30.0  # between two walks over all keys, if nothing happens in between
+RESTORE_BODY_BYTES_MAX = 4 * KIB
+
 # Settings.
 SETTINGS_FILE_BYTES_MAX = 1 * MIB
 

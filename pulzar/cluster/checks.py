@@ -14,18 +14,18 @@ from pulzar.limits import (
     BLOB_BYTES_MAX,
     EPOCH_BITS,
     EXPIRES_S_MAX,
+    FETCH_KEYS_MAX,
     KEY_BYTES_MAX,
+    MESSAGE_TEXT_MAX,
     META_BYTES_MAX,
     REPLICAS_MAX,
     SEGMENT_VALUE_BYTES_MAX,
+    URL_BYTES_MAX,
 )
 from pulzar.varidb.following import FIRST_NOTE_BYTE
 from pulzar.varidb.record import Type, decode_meta
 
 U64_MAX = (1 << 64) - 1
-FETCH_KEYS_MAX = 4096
-TEXT_MAX = 255
-URL_MAX = 2048
 
 _KEYED = frozenset({Type.PUT, Type.BLOB, Type.DELETE, Type.MOVED})
 _NOTES = frozenset({Type.EPOCH, Type.MEMBERS})
@@ -126,7 +126,7 @@ def check_presence_fields(presence: Presence) -> None:
     for text in (presence.instance, presence.name):
         check_text("a name", text)
     check_url(presence.url)
-    check_text("the reason why a volume takes no writes", presence.failed[:TEXT_MAX])
+    check_text("the reason why a volume takes no writes", presence.failed[:MESSAGE_TEXT_MAX])
     if len(presence.opening) not in (0, 16):
         raise InvalidParameter("an opening has 16 bytes")
     _check_u64(
@@ -151,7 +151,11 @@ def check_size(size: int) -> None:
 
 def check_url(url: str) -> None:
     """The URL of a volume."""
-    if len(url) > URL_MAX or not url.isprintable() or not url.startswith(("http://", "https://")):
+    if (
+        len(url) > URL_BYTES_MAX
+        or not url.isprintable()
+        or not url.startswith(("http://", "https://"))
+    ):
         raise InvalidParameter("the URL of a volume begins with http:// or https://")
 
 
@@ -163,8 +167,10 @@ def check_urls(urls: Sequence[str]) -> None:
 
 def check_text(what: str, text: str) -> None:
     """A short text that can be printed."""
-    if len(text) > TEXT_MAX or not text.isprintable():
-        raise InvalidParameter(f"{what} has at most {TEXT_MAX} characters that can be printed")
+    if len(text) > MESSAGE_TEXT_MAX or not text.isprintable():
+        raise InvalidParameter(
+            f"{what} has at most {MESSAGE_TEXT_MAX} characters that can be printed"
+        )
 
 
 def _check_u64(what: str, *numbers: int) -> None:

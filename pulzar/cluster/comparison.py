@@ -17,21 +17,16 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from pulzar.cluster.follower import SNAPSHOT_ROWS, Superseded, user_rows
+from pulzar.cluster.follower import Superseded, user_rows
 from pulzar.cluster.link import Link
 from pulzar.cluster.reconcile import Action, Do, decide, digest, may_forget, reread, without
+from pulzar.limits import CATALOG_ROWS, DIGEST_RANGES, SNAPSHOT_ROWS
 from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.catalog_row import Row, change_of
 from pulzar.varidb.position import Position, unpack_position
 from pulzar.varidb.turns import Turns
 
 _log = logging.getLogger(__name__)
-
-RANGES = 16
-"""Ranges in one answer."""
-
-CATALOG_ROWS = 4096
-"""Rows of the catalog read at once; between two reads requests have their turn."""
 
 Hide = Callable[[int, bytes, Action], Awaitable[None]]
 
@@ -99,7 +94,7 @@ class Comparison:
         after = b""
         hides: list[tuple[bytes, Position]] = []
         while True:
-            page = await link.digests(after, limit=RANGES)
+            page = await link.digests(after, limit=DIGEST_RANGES)
             for there in page.ranges:
                 here = digest(there.last, await self._held(after, there.last, number))
                 if (here.count, here.sum) != (there.count, there.sum):

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pulzar.cluster.link import Link
 from pulzar.cluster.messages import LogRecord, SnapshotPage
 from pulzar.errors import HistoryTrimmed
+from pulzar.limits import SNAPSHOT_ROWS
 from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.catalog_row import Change
 from pulzar.varidb.entry import Entry
@@ -25,9 +26,6 @@ from pulzar.varidb.record import decode_meta
 from pulzar.varidb.turns import Turns
 
 _log = logging.getLogger(__name__)
-
-SNAPSHOT_ROWS = 8192
-"""Rows of an index in one answer: about 1 MiB."""
 
 Superseded = Callable[[bytes, Entry, Sequence[int]], None]
 

@@ -31,6 +31,7 @@ from pulzar.cluster.served import ServedVolume
 from pulzar.cluster.store import ClusterOptions, ClusterStore
 from pulzar.disk import Disk
 from pulzar.errors import PulzarError, Unavailable
+from pulzar.limits import HEARTBEAT_S, SWITCH_S_MAX
 from pulzar.varidb.entry import (
     Delete,
     Entry,
@@ -46,9 +47,6 @@ from pulzar.varidb.entry import (
 from pulzar.varidb.store import LocalStore
 
 _log = logging.getLogger(__name__)
-
-SWITCH_S_MAX = 30.0
-LOCAL_HEARTBEAT_S = 1.0
 
 
 class FrontStore:
@@ -136,7 +134,7 @@ class FrontStore:
                 await cluster.heartbeat(served.presence(), "")
             except PulzarError as error:
                 _log.warning("the volume of this machine: %s", error)
-            await asyncio.sleep(LOCAL_HEARTBEAT_S)
+            await asyncio.sleep(HEARTBEAT_S)
 
     # What volumes ask of a master.
 

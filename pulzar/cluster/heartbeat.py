@@ -10,11 +10,9 @@ import logging
 from pulzar.cluster.remote import MasterLink
 from pulzar.cluster.served import ServedVolume
 from pulzar.errors import Forbidden, InvalidParameter, MemberRefused, PulzarError
+from pulzar.limits import CLOCK_OFF_MS, HEARTBEAT_S
 
 _log = logging.getLogger(__name__)
-
-HEARTBEAT_S = 1.0
-CLOCK_OFF_MS = 60_000
 
 
 class Heartbeat:

@@ -25,7 +25,6 @@ from pulzar.cluster.identity import FORMAT, MasterState, write_state
 from pulzar.cluster.link import Link
 from pulzar.cluster.member import Member
 from pulzar.cluster.membership import (
-    OFFLINE_S,
     Entry,
     Members,
     State,
@@ -46,16 +45,13 @@ from pulzar.cluster.replicator import Replicator
 from pulzar.cluster.served import ServedVolume
 from pulzar.disk import Disk
 from pulzar.errors import LinkBroken, MemberRefused, PulzarError, StaleSession, Unavailable
+from pulzar.limits import CLOCK_OFF_MS, HEARTBEAT_S, OFFLINE_S
 from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.position import NOWHERE, Cursor
 from pulzar.varidb.record import Type
 from pulzar.varidb.writer import Writer
 
 _log = logging.getLogger(__name__)
-
-TICK_S = 1.0
-CLOCK_OFF_MS = 60_000
-"""A clock that is further off is remarked. Nothing depends on it but what users are shown."""
 
 
 class Master:
@@ -418,7 +414,7 @@ class Master:
     async def _tick(self) -> None:
         """Now and then: who was silent for too long, and how full everybody is."""
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(HEARTBEAT_S)
             for member in list(self.members.values()):
                 if member.online and self._silent_s(member) >= OFFLINE_S:
                     member.break_off(Unavailable(f"no word from it for {OFFLINE_S:g} s"))

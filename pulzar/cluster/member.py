@@ -18,20 +18,18 @@ from pulzar.cluster.link import Link
 from pulzar.cluster.membership import Entry, State
 from pulzar.cluster.messages import Append, Fetch, Found, NewRecord, Presence
 from pulzar.errors import LinkBroken, OutOfSpace, PulzarError, Unavailable
-from pulzar.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX
+from pulzar.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_RECORDS_MAX,
+    FETCH_KEYS,
+    FETCHES_MAX,
+    RECORD_OVERHEAD_BYTES,
+    WATCH_S,
+)
 from pulzar.varidb.position import NOWHERE, Cursor
 from pulzar.varidb.record import Type
 
 _log = logging.getLogger(__name__)
-
-FETCHES_MAX = 2
-"""Fetches under way at a time: while one is on its way, the next one gathers."""
-
-WATCH_S = 30.0
-"""A volume is asked whether it is there so seldom: it is the lost connection that tells."""
-
-FETCH_KEYS_MAX = 256
-RECORD_OVERHEAD_BYTES = 128
 
 
 class Member:
@@ -241,7 +239,7 @@ class Member:
         self._start_fetch()
 
     async def _fetch(self) -> None:
-        wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), FETCH_KEYS_MAX))]
+        wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), FETCH_KEYS))]
         try:
             fetched = await self.link.fetch(Fetch([(key, version) for key, version, _ in wanted]))
             if len(fetched.found) != len(wanted):

@@ -24,8 +24,8 @@ import msgspec
 
 from pulzar.cluster.messages import PROTOCOL, Presence
 from pulzar.errors import MemberRefused, NotReady
+from pulzar.limits import OFFLINE_S
 
-OFFLINE_S = 5.0
 NAME_BYTES_MAX = 64
 
 

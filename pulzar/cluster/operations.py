@@ -15,12 +15,12 @@ from typing import Protocol
 import msgspec
 
 from pulzar.clock import Clock
-from pulzar.cluster.master import CLOCK_OFF_MS
 from pulzar.cluster.member import Member
 from pulzar.cluster.membership import State
 from pulzar.cluster.redundancy import Standing, plan_key
 from pulzar.cluster.store import ClusterStore
 from pulzar.errors import Conflict, NodeNotFound, Unavailable
+from pulzar.limits import CLOCK_OFF_MS
 from pulzar.varidb.copies import Copies
 from pulzar.varidb.position import NOWHERE
 

@@ -16,11 +16,7 @@ from itertools import accumulate
 
 import msgspec
 
-PENDING_HALVES = 256
-"""With so many operations waiting, a volume gets half of its share."""
-
-DRAWS_MAX = 4
-"""After so many draws in vain, the volumes that are left are looked at one by one."""
+from pulzar.limits import PENDING_HALVES, PLACEMENT_DRAWS_MAX
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -80,7 +76,7 @@ class Placement:
         if not self._ends or not self._ends[-1]:
             return None
         hosts = {self._by_number[number].host for number in chosen if number in self._by_number}
-        for _ in range(DRAWS_MAX):
+        for _ in range(PLACEMENT_DRAWS_MAX):
             at = bisect_right(self._ends, draw() * self._ends[-1])
             one = self.candidates[min(at, len(self.candidates) - 1)]
             if self._fits(one, size, chosen, avoid) and one.host not in hosts:

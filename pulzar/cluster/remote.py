@@ -40,19 +40,16 @@ from pulzar.cluster.messages import (
 )
 from pulzar.cluster.wire import cursor_text, key_text
 from pulzar.errors import InvalidParameter, LinkBroken, OutcomeUnknown, PulzarError
+from pulzar.limits import (
+    LINK_ANSWER_S,
+    LINK_CONNECT_S,
+    LINK_CONNECTIONS_MAX,
+    LINK_PIECE_BYTES,
+    LINK_SLOW_ANSWER_S,
+)
 from pulzar.varidb.position import Cursor
 
 M = TypeVar("M", bound=Message)
-
-CONNECT_S = 2.0
-ANSWER_S = 5.0
-"""Of an append or a fetch: an fsync of a few MiB on a slow disk, and no more."""
-
-SLOW_ANSWER_S = 60.0
-"""Of what reads or writes much: a page of an index, an upload, a compaction."""
-
-CONNECTIONS_MAX = 16  # to one machine
-PIECE_BYTES = 256 * 1024
 
 
 class _Problem(msgspec.Struct):
@@ -82,7 +79,7 @@ class Network:
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": MEDIA_TYPE}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=CONNECTIONS_MAX, keepalive_timeout=30
+                limit=0, limit_per_host=LINK_CONNECTIONS_MAX, keepalive_timeout=30
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -97,10 +94,10 @@ class Network:
         return self._volumes[url]
 
     async def call(
-        self, method: str, url: str, body: bytes | None = None, *, timeout_s: float = ANSWER_S
+        self, method: str, url: str, body: bytes | None = None, *, timeout_s: float = LINK_ANSWER_S
     ) -> bytes:
         """The answer to a call. Raises PulzarError."""
-        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_S)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=LINK_CONNECT_S)
         try:
             async with self._session.request(
                 method,
@@ -123,7 +120,10 @@ class Network:
         """A request whose body or answer is streamed."""
         headers = {**self._headers, **options.pop("headers", {})}  # type: ignore[dict-item]
         timeout = aiohttp.ClientTimeout(
-            total=None, connect=CONNECT_S, sock_read=SLOW_ANSWER_S, sock_connect=CONNECT_S
+            total=None,
+            connect=LINK_CONNECT_S,
+            sock_read=LINK_SLOW_ANSWER_S,
+            sock_connect=LINK_CONNECT_S,
         )
         return self._session.request(
             method,
@@ -175,7 +175,7 @@ class RemoteVolume:
         self._append_url = f"{self._base}append"
         self._fetch_url = f"{self._base}fetch"
 
-    async def _get(self, kind: type[M], path: str, *, timeout_s: float = SLOW_ANSWER_S) -> M:
+    async def _get(self, kind: type[M], path: str, *, timeout_s: float = LINK_SLOW_ANSWER_S) -> M:
         url = self._base + path
         return _decoded(kind, url, await self._network.call("GET", url, timeout_s=timeout_s))
 
@@ -188,16 +188,16 @@ class RemoteVolume:
 
     async def hello(self) -> Presence:
         """See `Link`."""
-        return await self._get(Presence, "hello", timeout_s=CONNECT_S)
+        return await self._get(Presence, "hello", timeout_s=LINK_CONNECT_S)
 
     async def alive(self, wait_s: float) -> Presence:
         """See `Link`."""
         path = f"alive?wait={int(wait_s)}"
-        return await self._get(Presence, path, timeout_s=wait_s + ANSWER_S)
+        return await self._get(Presence, path, timeout_s=wait_s + LINK_ANSWER_S)
 
     async def open_session(self, wanted: SessionWanted) -> SessionOpened:
         """See `Link`."""
-        return await self._post(SessionOpened, "session", wanted, timeout_s=SLOW_ANSWER_S)
+        return await self._post(SessionOpened, "session", wanted, timeout_s=LINK_SLOW_ANSWER_S)
 
     async def append(self, append: Append) -> Appended:
         """See `Link`."""
@@ -212,7 +212,7 @@ class RemoteVolume:
     async def log(self, after: Cursor, *, limit: int, wait_s: float) -> LogPage:
         """See `Link`."""
         path = f"log?after={cursor_text(after)}&limit={limit}&wait={int(wait_s)}"
-        return await self._get(LogPage, path, timeout_s=SLOW_ANSWER_S + wait_s)
+        return await self._get(LogPage, path, timeout_s=LINK_SLOW_ANSWER_S + wait_s)
 
     async def snapshot(self, after: bytes, *, limit: int) -> SnapshotPage:
         """See `Link`."""
@@ -257,7 +257,7 @@ class RemoteVolume:
             async with self._network.request("GET", url) as response:
                 if response.status != 200:
                     raise problem(url, response.status, await response.read())
-                async for chunk in response.content.iter_chunked(PIECE_BYTES):
+                async for chunk in response.content.iter_chunked(LINK_PIECE_BYTES):
                     left -= len(chunk)
                     yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -339,15 +339,15 @@ class MasterLink:
 
     async def heartbeat(self, presence: Presence) -> Welcome:
         """Say that a volume is there. Raises MemberRefused, Forbidden, LinkBroken."""
-        return await self._post(Welcome, "heartbeat", presence, timeout_s=ANSWER_S)
+        return await self._post(Welcome, "heartbeat", presence, timeout_s=LINK_ANSWER_S)
 
     async def plan_upload(self, wanted: UploadWanted) -> UploadPlan:
         """Where the copies of a large value go. Raises PulzarError."""
-        return await self._post(UploadPlan, "upload", wanted, timeout_s=ANSWER_S)
+        return await self._post(UploadPlan, "upload", wanted, timeout_s=LINK_ANSWER_S)
 
     async def commit_upload(self, done: UploadDone) -> Committed:
         """Give an upload its key. Raises PulzarError; OutcomeUnknown where that is not known."""
         try:
-            return await self._post(Committed, "commit", done, timeout_s=SLOW_ANSWER_S)
+            return await self._post(Committed, "commit", done, timeout_s=LINK_SLOW_ANSWER_S)
         except LinkBroken as error:
             raise OutcomeUnknown(f"the master did not say what became of it: {error}") from None

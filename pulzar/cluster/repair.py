@@ -27,7 +27,14 @@ from pulzar.cluster.reconcile import Action, Do
 from pulzar.cluster.redundancy import Redundancy, Standing, plan_key, redundancy, wants_work
 from pulzar.cluster.replicator import Replicator
 from pulzar.errors import LinkBroken, PulzarError, Unavailable
-from pulzar.limits import INLINE_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
+from pulzar.limits import (
+    INLINE_BYTES_MAX,
+    REPAIR_WALK_PAUSE_S,
+    REPAIR_WALK_ROWS,
+    REPAIRS_AT_ONCE,
+    REPAIRS_WAITING_MAX,
+    SEGMENT_VALUE_BYTES_MAX,
+)
 from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.catalog_row import Change, Row
 from pulzar.varidb.entry import Entry
@@ -35,16 +42,6 @@ from pulzar.varidb.record import Type, decode_meta, encode_meta
 from pulzar.varidb.turns import Turns
 
 _log = logging.getLogger(__name__)
-
-TASKS_MAX = 100_000
-"""Keys that wait to be looked at; more are left to the next walk."""
-
-AT_ONCE = 16
-"""Keys being mended at a time."""
-
-WALK_ROWS = 1000
-WALK_PAUSE_S = 30.0
-"""Between two walks, if nothing happens in between."""
 
 
 class Repair:
@@ -85,7 +82,7 @@ class Repair:
     def start(self) -> None:
         """Begin the work."""
         self._tasks = [asyncio.create_task(self._walk_forever())]
-        self._tasks += [asyncio.create_task(self._work()) for _ in range(AT_ONCE)]
+        self._tasks += [asyncio.create_task(self._work()) for _ in range(REPAIRS_AT_ONCE)]
 
     async def close(self) -> None:
         """End it."""
@@ -167,7 +164,7 @@ class Repair:
         self._add("mend", key, 0, 0)
 
     def _add(self, what: str, key: bytes, version: int, number: int) -> None:
-        if len(self._waiting) < TASKS_MAX:
+        if len(self._waiting) < REPAIRS_WAITING_MAX:
             self._waiting[what, key, version, number] = None
             self._more.set()
 
@@ -354,7 +351,7 @@ class Repair:
                 _log.warning("looking for keys to repair failed: %s", error)
             if self.copied_total + self.hidden_total > before:
                 continue  # there may be more that can be done now
-            await _within(self._wake.wait(), WALK_PAUSE_S)
+            await _within(self._wake.wait(), REPAIR_WALK_PAUSE_S)
 
     def _wants_work(self) -> bool:
         targets = len(self._replicator.placement.candidates)
@@ -365,7 +362,7 @@ class Repair:
         self._walking = True
         after = b""
         try:
-            while rows := self._catalog.rows(after, None, WALK_ROWS):
+            while rows := self._catalog.rows(after, None, REPAIR_WALK_ROWS):
                 standings = self.standings()
                 for key, row in rows:
                     plan = plan_key(row.copies, row.replicas or self._replicas, standings)
@@ -373,7 +370,7 @@ class Repair:
                         self.mend(key)
                 after = rows[-1][0]
                 await asyncio.sleep(0)
-                await self._until_waiting(TASKS_MAX // 2)
+                await self._until_waiting(REPAIRS_WAITING_MAX // 2)
             await self._until_waiting(0)
         finally:
             self._walking = False

@@ -39,7 +39,7 @@ from pulzar.cluster.reconcile import digest_of_columns
 from pulzar.cluster.sessions import Session
 from pulzar.cluster.staging import PeerUpload, StagedUpload, Staging
 from pulzar.errors import Damage, NotReady, PulzarError, StaleSession, Unavailable
-from pulzar.limits import INLINE_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
+from pulzar.limits import DIGEST_KEYS, INLINE_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
 from pulzar.varidb.blob import Blob, encode_blob
 from pulzar.varidb.commit import Write
 from pulzar.varidb.entry import Entry
@@ -49,9 +49,6 @@ from pulzar.varidb.record import KEYED, Record, Type, epoch_of, make_version
 from pulzar.varidb.serving import ServingVolume
 
 _LIVE = frozenset({Type.PUT, Type.BLOB})
-
-DIGEST_KEYS = 4096
-"""Keys in one range of digests."""
 
 
 class _LastWrite(Write):

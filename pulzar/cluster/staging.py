@@ -14,15 +14,11 @@ from collections.abc import Callable, Sequence
 
 from pulzar.cluster.messages import Staged
 from pulzar.errors import InvalidParameter, PulzarError, Unavailable
-from pulzar.limits import SEGMENT_VALUE_BYTES_MAX
+from pulzar.limits import SEGMENT_VALUE_BYTES_MAX, STAGED_MAX, STAGED_S
 from pulzar.varidb.blob import Blob
 from pulzar.varidb.entry import Upload
 from pulzar.varidb.serving import ServingVolume
 from pulzar.varidb.upload import BlobUpload
-
-STAGED_S = 600.0
-STAGED_MAX = 1024
-"""Finished uploads without a key; more are refused."""
 
 
 class _MemoryUpload:

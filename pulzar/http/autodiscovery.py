@@ -29,7 +29,7 @@ from pulzar.http.internal import Internal, answer
 from pulzar.http.patience import Patience
 from pulzar.http.query import parse_query
 from pulzar.http.sending import Streams
-from pulzar.limits import BLOB_BYTES_MAX
+from pulzar.limits import BLOB_BYTES_MAX, PAGE_ROWS_MAX, WAIT_S_MAX
 
 PATHS: Paths = {
     "/autodiscovery/hello": (("GET",), "internal"),
@@ -46,8 +46,6 @@ PATHS: Paths = {
     "/autodiscovery/upload/{id}": (("PUT",), "internal"),
 }
 UPLOAD_PATH = "/autodiscovery/upload/"
-PAGE_ROWS_MAX = 65_536
-WAIT_S_MAX = 60.0
 
 _OCTETS = (b"content-type", b"application/octet-stream")
 _NUMBER = re.compile(r"[0-9]{1,20}")

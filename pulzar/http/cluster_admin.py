@@ -17,7 +17,7 @@ from pulzar.http.body import body_length, read_all
 from pulzar.http.key_codec import decode_key
 from pulzar.http.patience import Patience
 from pulzar.http.query import parse_query
-from pulzar.limits import KIB
+from pulzar.limits import RESTORE_BODY_BYTES_MAX
 from pulzar.settings import parse_url
 
 PATHS: Paths = {
@@ -29,7 +29,6 @@ PATHS: Paths = {
     "/admin/health": (("GET", "HEAD"), "admin"),
     "/admin/restore": (("GET", "HEAD", "POST"), "admin"),
 }
-RESTORE_BYTES_MAX = 4 * KIB
 VOLUME_PORT_DEFAULT = 9001
 
 
@@ -104,7 +103,7 @@ class ClusterAdmin:
             return
         length = body_length(dict(scope["headers"]))
         content = await read_all(
-            scope, receive, length, bytes_max=RESTORE_BYTES_MAX, patience=self._patience
+            scope, receive, length, bytes_max=RESTORE_BODY_BYTES_MAX, patience=self._patience
         )
         try:
             volume = msgspec.json.decode(content, type=_Restore).volume

@@ -13,12 +13,9 @@ from pulzar.cluster.messages import MEDIA_TYPE, Message, decode, encode
 from pulzar.errors import Forbidden, UnsupportedMediaType
 from pulzar.http.body import body_length, read_all
 from pulzar.http.patience import Patience
-from pulzar.limits import MIB
+from pulzar.limits import MESSAGE_BYTES_MAX
 
 M = TypeVar("M", bound=Message)
-
-MESSAGE_BYTES_MAX = 32 * MIB
-"""Of one message: an append has at most BATCH_BYTES_MAX of records, and one value more."""
 
 _TYPE = MEDIA_TYPE.encode()
 _ANSWER_TYPE = (b"content-type", _TYPE)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pulzar.cluster.membership import (
-    OFFLINE_S,
     Members,
     State,
     check_presence,
@@ -26,6 +25,7 @@ from pulzar.cluster.placement import Candidate, Placement
 from pulzar.cluster.redundancy import Standing, plan_key, redundancy, wants_work
 from pulzar.cluster.sessions import Session
 from pulzar.errors import MemberRefused, NotReady, StaleSession
+from pulzar.limits import OFFLINE_S
 from pulzar.varidb.copies import Copies
 
 CLUSTER = "c" * 32
