@@ -118,9 +118,11 @@ class Machines:
         """With `islands` each program runs on one, named master, v0, v1, ..."""
         self._islands = islands
         self.directory = directory
-        sections = {"server": f"replicas = {replicas}\n", "volume": "reserve = 0\n"}
+        sections = {"server": f"replicas = {replicas}\n", "volume": ""}
         for section, lines in (options or {}).items():
             sections[section] = sections.get(section, "") + lines
+        if "reserve" not in sections["volume"]:
+            sections["volume"] += "reserve = 0\n"
         config = f"{directory}/server.conf"
         text = "".join(f"[{section}]\n{lines}" for section, lines in sections.items())
         write_file(SystemDisk(), config, text.encode())
