@@ -116,6 +116,9 @@ STAGED_MAX = 1024  # finished uploads without a key on one volume; more are refu
 STAGED_S = 600.0  # so long they are kept
 SWITCH_S_MAX = 30.0  # requests wait while a machine that was alone is joined
 PENDING_HALVES = 256  # with so many operations waiting, a volume gets half of its share
+BALANCE_SPREAD = 1.04  # copies move where a volume is filled more than so many times the mean,
+BALANCE_FILL_MIN = 0.02  # and that part of its capacity more
+BALANCE_BYTES_MAX = 1 * GIB  # moved between two looks at all volumes
 PLACEMENT_DRAWS_MAX = 4  # in vain; then the volumes that are left are looked at one by one
 
 # Following, comparing, repairing.

@@ -8,6 +8,10 @@ unequal volumes fill up alike:
 room being the bytes that values may still take: a volume with twice the room gets twice the bytes,
 so that the shares of used space come closer to each other with every write. A volume with a long
 queue gets less. Copies of one key are on different hosts where there are hosts enough.
+
+What is there already is moved only where volumes are filled too unevenly, as after one has joined
+(`balance`). How full a volume is counts what it holds, not its files: those of moved copies stay
+until compaction and its grace are over.
 """
 
 from bisect import bisect_right
@@ -16,7 +20,7 @@ from itertools import accumulate
 
 import msgspec
 
-from pulzar.limits import PENDING_HALVES, PLACEMENT_DRAWS_MAX
+from pulzar.limits import BALANCE_FILL_MIN, BALANCE_SPREAD, PENDING_HALVES, PLACEMENT_DRAWS_MAX
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -97,6 +101,55 @@ class Placement:
             and one.number not in chosen
             and (one.number not in avoid)
         )
+
+
+class Filled(msgspec.Struct, frozen=True):
+    """What a volume holds, and the room that it has for values, in bytes."""
+
+    number: int
+    held_bytes: int
+    room_bytes: int
+
+    @property
+    def capacity(self) -> int:
+        """What it could hold."""
+        return self.held_bytes + self.room_bytes
+
+    @property
+    def fill(self) -> float:
+        """The part of that which it holds."""
+        return self.held_bytes / self.capacity if self.capacity else 1.0
+
+
+class Move(msgspec.Struct, frozen=True):
+    """So many bytes should go from one volume to another."""
+
+    source: int
+    target: int
+    size: int
+
+
+def mean_fill(volumes: Sequence[Filled]) -> float:
+    """The fill that every volume would have if all had the same."""
+    capacity = sum(one.capacity for one in volumes)
+    return sum(one.held_bytes for one in volumes) / capacity if capacity else 0.0
+
+
+def balance(volumes: Sequence[Filled]) -> Move | None:
+    """What to move from the fullest volume to the emptiest; None where they are even enough.
+
+    Even enough: the fullest is filled at most BALANCE_SPREAD times the mean, or no more than
+    BALANCE_FILL_MIN above it. A move brings one of the two to the mean, and neither beyond it.
+    """
+    mean = mean_fill(volumes)
+    if len(volumes) < 2 or not mean:
+        return None
+    source = max(volumes, key=lambda one: one.fill)
+    target = min(volumes, key=lambda one: one.fill)
+    if source.fill <= max(mean * BALANCE_SPREAD, mean + BALANCE_FILL_MIN):
+        return None
+    size = min((source.fill - mean) * source.capacity, (mean - target.fill) * target.capacity)
+    return Move(source.number, target.number, round(size)) if size >= 1 else None
 
 
 def _weight(one: Candidate) -> float:

@@ -3,6 +3,7 @@
     hide      a volume still has what was superseded elsewhere: DELETE, or MOVED at that version
     mend      a key has too few copies: copy it to another volume; or too many: hide one
     heal      a copy is damaged: append the value again, from another copy
+    move      volumes are filled unevenly: copy a key to the emptiest, hide it on the fullest
     compare   a volume has returned: comparison.py
 
 Which keys have too few or too many copies is known by their sets of volumes (copies.py); then the
@@ -13,7 +14,7 @@ cannot be done now is found again by the next walk or comparison, so nothing her
 import asyncio
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
 from pulzar.clock import Clock
@@ -23,11 +24,13 @@ from pulzar.cluster.link import Link
 from pulzar.cluster.member import Member
 from pulzar.cluster.membership import State
 from pulzar.cluster.messages import DAMAGED, FOUND, Found, NewRecord, Pull
+from pulzar.cluster.placement import Filled, Move, balance
 from pulzar.cluster.reconcile import Action, Do
 from pulzar.cluster.redundancy import Redundancy, Standing, plan_key, redundancy, wants_work
 from pulzar.cluster.replicator import Replicator
 from pulzar.errors import LinkBroken, PulzarError, Unavailable
 from pulzar.limits import (
+    BALANCE_BYTES_MAX,
     INLINE_BYTES_MAX,
     REPAIR_WALK_PAUSE_S,
     REPAIR_WALK_ROWS,
@@ -74,9 +77,11 @@ class Repair:
         self._tasks: list[asyncio.Task[None]] = []
         self._walking = False
         self._standings: dict[int, Standing] = {}
+        self._may_balance = True
         self.copied_total = 0
         self.hidden_total = 0
         self.healed_total = 0
+        self.moved_total = 0
         self.failed_total = 0
 
     def start(self) -> None:
@@ -96,6 +101,7 @@ class Repair:
         standings = self.standings()
         if standings != self._standings:
             self._standings = standings
+            self._may_balance = True
             self._wake.set()
 
     def statistics(self) -> dict[str, float]:
@@ -104,6 +110,7 @@ class Repair:
             "copies_made_total": self.copied_total,
             "copies_hidden_total": self.hidden_total,
             "copies_healed_total": self.healed_total,
+            "copies_moved_total": self.moved_total,
             "repairs_failed_total": self.failed_total,
             "repairs_waiting": len(self._waiting),
         }
@@ -220,6 +227,8 @@ class Repair:
             await self._hide_version(key, version, number)
         elif what == "heal":
             await self._heal(key, version, number)
+        elif what == "move":
+            await self._move(key, source=version, target=number)
         else:
             await self._mend(key)
 
@@ -275,12 +284,34 @@ class Repair:
             entry = now
         plan = plan_key(entry.holders, entry.replicas or self._replicas, self.standings())
         for number in plan.extra:
-            record = NewRecord(Type.MOVED, key, b"", b"", entry.version, self._clock.now_ms(), 0)
-            change = Change(
-                key, Type.MOVED, entry.version, entry.size, entry.created_ms, entry.expires_s
-            )
-            await self._append(record, number, change)
-            self.hidden_total += 1
+            await self._hide_copy(key, entry, number)
+
+    async def _hide_copy(self, key: bytes, entry: Entry, number: int) -> None:
+        """Hide a copy of the present version that is one too many."""
+        record = NewRecord(Type.MOVED, key, b"", b"", entry.version, self._clock.now_ms(), 0)
+        change = Change(
+            key, Type.MOVED, entry.version, entry.size, entry.created_ms, entry.expires_s
+        )
+        await self._append(record, number, change)
+        self.hidden_total += 1
+
+    async def _move(self, key: bytes, *, source: int, target: int) -> None:
+        """Copy a key to a volume that is emptier, then hide it where it was."""
+        entry = self._catalog.get(key)
+        standings = self.standings()
+        if entry is None or source not in entry.holders or target in entry.holders:
+            return
+        counts = standings.get(target)
+        if counts is None or not (counts.online and counts.counts):
+            return
+        others = [
+            self._members[n].host for n in entry.holders if n != source and n in self._members
+        ]
+        if self._members[target].host in others and self._members[source].host not in others:
+            return  # copies stay on different machines
+        await self._copy(key, entry, [source, *entry.holders], target)
+        await self._hide_copy(key, entry, source)
+        self.moved_total += 1
 
     async def _copy(self, key: bytes, entry: Entry, sources: Sequence[int], target: int) -> None:
         """Copy a value from one of `sources` to a volume. Raises PulzarError."""
@@ -347,6 +378,10 @@ class Repair:
             try:
                 if self._wants_work():
                     await self._walk()
+                elif self._may_balance and (move := balance(self._filled())) is not None:
+                    moved = self.moved_total
+                    await self._walk_for(move)
+                    self._may_balance = self.moved_total > moved  # else there is nothing to move
             except PulzarError as error:
                 _log.warning("looking for keys to repair failed: %s", error)
             if self.copied_total + self.hidden_total > before:
@@ -374,6 +409,30 @@ class Repair:
             await self._until_waiting(0)
         finally:
             self._walking = False
+
+    def _filled(self) -> list[Filled]:
+        """What the volumes that take new copies hold."""
+        held: Counter[int] = Counter()
+        for group in self._catalog.copies():
+            for number in group.numbers:
+                held[number] += group.size
+        return [
+            Filled(one.number, held[one.number], one.room_bytes)
+            for one in self._replicator.placement.candidates
+        ]
+
+    async def _walk_for(self, move: Move) -> None:
+        """Queue keys to be moved, until they are enough, or there are no more."""
+        after, left = b"", min(move.size, BALANCE_BYTES_MAX)
+        while left > 0 and (rows := self._catalog.rows(after, None, REPAIR_WALK_ROWS)):
+            for key, row in rows:
+                if move.source in row.copies and move.target not in row.copies and left > 0:
+                    self._add("move", key, move.source, move.target)
+                    left -= max(row.size, 1)
+            after = rows[-1][0]
+            await asyncio.sleep(0)
+            await self._until_waiting(REPAIRS_WAITING_MAX // 2)
+        await self._until_waiting(0)
 
     async def _until_waiting(self, count: int) -> None:
         """Wait until no more than so many keys wait."""

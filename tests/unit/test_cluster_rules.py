@@ -21,7 +21,7 @@ from pulzar.cluster.membership import (
     witnesses,
 )
 from pulzar.cluster.messages import Append, Presence
-from pulzar.cluster.placement import Candidate, Placement
+from pulzar.cluster.placement import Candidate, Filled, Move, Placement, balance, mean_fill
 from pulzar.cluster.redundancy import Standing, plan_key, redundancy, wants_work
 from pulzar.cluster.sessions import Session
 from pulzar.errors import MemberRefused, NotReady, StaleSession
@@ -219,6 +219,33 @@ def test_room_and_load_weigh() -> None:
     placement = Placement(busy)
     chosen = Counter(placement.choose(1, size=1, draw=rng.random)[0] for _ in range(9000))
     assert abs(chosen[2] - 3000) < 200
+
+
+FILLED = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), max_size=5)
+
+
+@given(sizes=FILLED)
+def test_a_move_goes_from_the_fullest_to_the_emptiest_and_not_beyond_the_mean(
+    sizes: list[tuple[int, int]],
+) -> None:
+    volumes = [Filled(number, held, room) for number, (held, room) in enumerate(sizes)]
+    move = balance(volumes)
+    if move is None:
+        return
+    mean = mean_fill(volumes)
+    by_number = {one.number: one for one in volumes}
+    source, target = by_number[move.source], by_number[move.target]
+    assert source.fill == max(one.fill for one in volumes)
+    assert target.fill == min(one.fill for one in volumes)
+    assert (source.held_bytes - move.size) / source.capacity >= mean - 1 / source.capacity
+    assert (target.held_bytes + move.size) / target.capacity <= mean + 1 / target.capacity
+
+
+def test_volumes_that_are_even_enough_are_left_alone() -> None:
+    assert balance([]) is None
+    assert balance([Filled(1, 5, 5)]) is None
+    assert balance([Filled(1, 500, 500), Filled(2, 510, 490)]) is None
+    assert balance([Filled(1, 500, 500), Filled(2, 0, 1000)]) == Move(1, 2, 250)
 
 
 def test_what_is_chosen_is_counted() -> None:

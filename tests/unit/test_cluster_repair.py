@@ -1,0 +1,114 @@
+"""Repair in one process: copies that move, that are made again, that are hidden."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pulzar.testing import ManualClock
+from pulzar.testing.cluster import LocalCluster
+from pulzar.varidb.entry import Delete, Put
+from pulzar.varidb.record import Type
+
+COUNT = 120
+
+
+def value_of(number: int) -> bytes:
+    return b"%d;" % number * 1000
+
+
+async def fill(cluster: LocalCluster) -> None:
+    puts = [Put(b"key-%d" % number, value_of(number)) for number in range(COUNT)]
+    await asyncio.gather(*(cluster.store.put(put) for put in puts))
+
+
+async def check(cluster: LocalCluster) -> None:
+    for number in range(COUNT):
+        key = b"key-%d" % number
+        entry = cluster.store.lookup(key)
+        assert entry is not None
+        assert await cluster.store.read(key, entry) == value_of(number)
+
+
+def held(cluster: LocalCluster) -> dict[str, int]:
+    """How many keys each volume has, as the catalog says."""
+    names = {number: m.entry.name for number, m in cluster.store.members.items()}
+    counts = dict.fromkeys(names.values(), 0)
+    for copies in cluster.store.copies():
+        for number in copies.numbers:
+            counts[names[number]] += copies.keys
+    return counts
+
+
+def live(cluster: LocalCluster, name: str) -> int:
+    """How many keys a volume has, as its index says."""
+    index = cluster.volumes[name].serving.volume.index
+    keys, _ = index.columns(b"", 10_000)
+    positions = [index.get(key) for key in keys if key.startswith(b"key-")]
+    return sum(one is not None and one.type == Type.PUT for one in positions)
+
+
+def test_copies_move_to_a_volume_that_has_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pulzar.cluster.placement.BALANCE_FILL_MIN", 0.0)
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            await fill(cluster)
+            await cluster.start(2)
+            await cluster.until(lambda: held(cluster).get("v2", 0) >= COUNT // 3 - 6)
+            await cluster.until(lambda: not cluster.store.repair.doing())
+            await check(cluster)
+            counts = held(cluster)
+            assert sum(counts.values()) == COUNT
+            assert {name: live(cluster, name) for name in counts} == counts
+
+    asyncio.run(life())
+
+
+def test_what_was_replaced_and_deleted_while_a_volume_was_away_is_hidden_there(
+    tmp_path: Path,
+) -> None:
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=3, replicas=2) as cluster:
+            await fill(cluster)
+            await cluster.stop(0)
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            for number in range(0, COUNT, 2):
+                await cluster.store.put(Put(b"key-%d" % number, value_of(number)))
+            for number in range(1, COUNT, 4):
+                await cluster.store.delete(Delete(b"key-%d" % number))
+            await cluster.start(0)
+            await cluster.until(lambda: cluster.is_online("v0"))
+            await cluster.until(lambda: not cluster.store.repair.doing())
+            await cluster.until(lambda: live(cluster, "v0") == held(cluster)["v0"])
+            assert cluster.store.repair.redundancy().under == 0
+
+    asyncio.run(life())
+
+
+def test_a_volume_that_comes_back_as_an_older_copy_of_itself_is_made_good(
+    tmp_path: Path,
+) -> None:
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2, replicas=2) as cluster:
+            await cluster.store.put(Put(b"old", b"x" * 3000))
+            await cluster.stop(0)
+            shutil.copytree(tmp_path / "v0", tmp_path / "copy")
+            await cluster.start(0)
+            await cluster.until(lambda: cluster.is_online("v0"))
+            await fill(cluster)
+            await cluster.stop(0)
+            shutil.rmtree(tmp_path / "v0")
+            shutil.copytree(tmp_path / "copy", tmp_path / "v0")
+            await cluster.start(0)
+            await cluster.until(lambda: cluster.is_online("v0"))
+            await cluster.until(lambda: live(cluster, "v0") == COUNT)
+            await cluster.until(lambda: cluster.store.repair.redundancy().under == 0)
+            await cluster.stop(1)
+            await check(cluster)
+
+    asyncio.run(life())
