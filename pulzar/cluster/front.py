@@ -17,7 +17,9 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from pulzar.clock import Clock
+from pulzar.cluster.identity import cluster_id
 from pulzar.cluster.link import Link
+from pulzar.cluster.membership import Members, check_presence, may_join
 from pulzar.cluster.messages import (
     Committed,
     Presence,
@@ -139,7 +141,11 @@ class FrontStore:
     # What volumes ask of a master.
 
     async def heartbeat(self, presence: Presence, host: str) -> Welcome:
-        """See `ClusterStore.heartbeat`."""
+        """See `ClusterStore.heartbeat`. One that may not join leaves this machine alone."""
+        if self.cluster is None:
+            check_presence(presence)
+            itself = Members(cluster=cluster_id(self._key), generation=1)
+            may_join(itself, presence, may_found=True)
         cluster = self.cluster or await self.become_cluster()
         return await cluster.heartbeat(presence, host)
 

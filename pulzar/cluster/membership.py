@@ -26,8 +26,6 @@ from pulzar.cluster.messages import PROTOCOL, Presence
 from pulzar.errors import MemberRefused, NotReady
 from pulzar.limits import OFFLINE_S
 
-NAME_BYTES_MAX = 64
-
 
 class State(StrEnum):
     """What is known of a member."""

@@ -142,10 +142,6 @@ class Staging:
         assert own.blob is not None
         return own.blob
 
-    def has(self, upload: str) -> bool:
-        """Whether `take` would succeed."""
-        return upload in self._staged
-
     def _keep(self, upload: StagedUpload) -> None:
         timer = asyncio.get_running_loop().call_later(STAGED_S, self._expire, upload.upload)
         self._staged[upload.upload] = (upload, timer)

@@ -146,6 +146,30 @@ def test_a_machine_that_was_alone_is_joined(
     keys.check()
 
 
+def test_a_machine_stays_alone_where_nobody_may_join(
+    make_machines: MakeMachines, http: urllib3.PoolManager, tmp_path: Path
+) -> None:
+    machines = make_machines(volumes=1, started=False)
+    data = str(tmp_path / "up")
+    machines.master = Machine("up", data, ["up", "--data", data], "127.0.0.1")
+    machines.master.start()
+    keys = Keys(machines, http)
+    keys.fill(5)
+    shutil.copy(f"{data}/cluster.key", machines.key_file)
+    other = Machine(
+        "other", str(tmp_path / "o"), ["up", "--data", str(tmp_path / "o")], "127.0.0.1"
+    )
+    other.start()
+    assert http.request("PUT", f"{other.url}/add_key/a", body=b"x").status == 201
+    assert other.terminate() == 0
+    (volume,) = machines.volumes
+    shutil.copytree(tmp_path / "o" / "volume", Path(volume.directory) / "volume")
+    volume._arguments[volume._arguments.index("--master") + 1] = machines.master.url
+    assert "only the first volume may bring its data" in refused(machines, volume)
+    assert "on this machine" in machines.get("/admin/health")["sentence"]
+    keys.check()
+
+
 def test_a_volume_is_drained_and_removed(
     make_machines: MakeMachines, http: urllib3.PoolManager
 ) -> None:
