@@ -67,7 +67,8 @@ class Machine:
         return self._server is not None
 
     def start(self) -> None:
-        """Start it; returns at its ready line. Raises NotReady."""
+        """Start it, ending the one before; returns at its ready line. Raises NotReady."""
+        self.kill()
         command = [*self.wrapped, sys.executable, "-P", "-c", _PROGRAM, *self._arguments]
         self._server = Server(self.directory, command=command)
         self._server.start()
