@@ -122,8 +122,9 @@ class Machines:
         sections = {"server": f"replicas = {replicas}\n", "volume": ""}
         for section, lines in (options or {}).items():
             sections[section] = sections.get(section, "") + lines
-        if "reserve" not in sections["volume"]:
-            sections["volume"] += "reserve = 0\n"
+        for name, text in (("reserve", "0"), ("segment", "8MiB")):  # small: there are many of them
+            if name not in sections["volume"]:
+                sections["volume"] += f"{name} = {text}\n"
         config = f"{directory}/server.conf"
         text = "".join(f"[{section}]\n{lines}" for section, lines in sections.items())
         write_file(SystemDisk(), config, text.encode())

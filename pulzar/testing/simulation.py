@@ -1,7 +1,7 @@
 """A cluster in virtual time, over simulated disks and a network that loses, delays and doubles.
 
-    history = simulate(seed)          # the same seed, the same history
-    linearizability.check(history)
+    world = simulate(seed)            # simulate.py; the same seed, the same history
+    linearizability.check(world.history)
 
 The real code runs: master, replicator, follower, comparison, repair, and volumes with their logs.
 Simulated are the disks of the volumes (power loss at any time), the threads that write to them, the
@@ -18,7 +18,6 @@ clocks, and every call between two machines:
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from random import Random
@@ -58,7 +57,7 @@ from pulzar.testing.faults import Killed
 from pulzar.testing.index import DictIndex
 from pulzar.testing.linearizability import Kind, Operation, Outcome, Tag
 from pulzar.testing.recorder import label_of, value_of
-from pulzar.testing.virtual_time import InlineExecutor, LoopClock, SimulatedWorker, run
+from pulzar.testing.virtual_time import InlineExecutor, LoopClock, SimulatedWorker
 from pulzar.varidb.condition import Condition
 from pulzar.varidb.entry import Delete, Entry, Put, Upload
 from pulzar.varidb.position import Cursor
@@ -73,7 +72,6 @@ ANSWER_S = 5.0
 HEARTBEAT_S = 1.0
 READ_TRIES = 3
 STEP_S = 3_600_000
-CALM_S = 40.0
 
 
 class Machine:
@@ -449,62 +447,3 @@ class World:
             if machine.served is not None:
                 await machine.served.close()
                 await machine.served.serving.committer.close()
-
-
-def simulate(
-    seed: int, *, seconds: float = 60.0, clients: int = 4, volumes: int = 3, replicas: int = 2
-) -> World:
-    """Run one simulation: trouble, then calm, then a last read of every key. The world has the
-    history, and what should never be seen."""
-    with tempfile.TemporaryDirectory(prefix="pulzar-simulation-") as directory:
-
-        async def main() -> World:
-            world = World(seed, directory, volumes=volumes, replicas=replicas)
-            await world.start_master()
-            for machine in world.machines.values():
-                machine.start()
-            beating = asyncio.ensure_future(world.beat())
-            await _until(lambda: _is_whole(world))
-            busy = [asyncio.ensure_future(world.client(number)) for number in range(clients)]
-            await world.trouble(seconds)
-            if world.store is None:
-                await world.start_master()
-            for machine in world.machines.values():
-                if machine.served is None:
-                    machine.start()
-            await _until(lambda: _is_whole(world))
-            await asyncio.sleep(CALM_S)
-            for task in (beating, *busy):
-                if task is not beating:
-                    task.cancel()
-                    await asyncio.wait([task])
-                    if not task.cancelled() and task.exception() is not None:
-                        raise AssertionError("a client met a bug") from task.exception()
-            await _until(lambda: _is_redundant(world, min(volumes, replicas)))
-            beating.cancel()
-            await world.end()
-            return world
-
-        return run(main())
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    for _ in range(1500):
-        if holds():
-            return
-        await asyncio.sleep(0.2)
-    raise TimeoutError("it did not come to rest in five minutes")
-
-
-def _is_whole(world: World) -> bool:
-    store = world.store
-    return (
-        store is not None
-        and store.not_ready() is None
-        and sum(member.online for member in store.members.values()) == len(world.machines)
-    )
-
-
-def _is_redundant(world: World, copies: int) -> bool:
-    store = world.store
-    return store is not None and store.repair.redundancy().least >= copies

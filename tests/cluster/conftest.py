@@ -1,5 +1,6 @@
 """Clusters of real processes, one for each test; and an HTTP client that follows no redirect."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def make_machines(tmp_path: Path) -> Iterator[MakeMachines]:
     yield make
     for machines in made:
         machines.kill()
+        shutil.rmtree(machines.directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

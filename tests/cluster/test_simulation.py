@@ -1,13 +1,14 @@
 """The cluster in virtual time: many seeds, every history checked; and proof that the check sees.
 
-`pulzar.testing.simulation.simulate(seed)` replays one; a test that fails names its seed.
+`pulzar.testing.simulate.simulate(seed)` replays one; a test that fails names its seed.
 """
 
 import pytest
 
 from pulzar.cluster.master import Master
 from pulzar.testing.linearizability import check
-from pulzar.testing.simulation import World, simulate
+from pulzar.testing.simulate import simulate
+from pulzar.testing.simulation import World
 
 SEEDS = range(40)
 
