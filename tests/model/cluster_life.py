@@ -9,6 +9,7 @@ is on the disks.
 import random
 from collections.abc import Callable
 
+from pulzar.cluster.membership import Members
 from pulzar.cluster.reconcile import Known
 from pulzar.varidb.catalog_row import Row
 from pulzar.varidb.condition import Condition
@@ -16,7 +17,7 @@ from pulzar.varidb.record import Type
 from tests.model.cluster_disk import Disk, Volume
 from tests.model.cluster_master import Master
 from tests.model.cluster_truth import Truth
-from tests.model.cluster_world import Flaw, Kept, Member, Rules, World
+from tests.model.cluster_world import CLUSTER, Flaw, Kept, Member, Rules, World
 
 Step = Callable[[], bool]
 
@@ -128,9 +129,17 @@ class Life:
         return [one.disk for one in (*members, *(one for one in others if one not in members))]
 
     def _begin_again(self, rows: dict[bytes, Known]) -> None:
-        everywhere = [volume.disk for volume in self.world.volumes.values()]
-        disks = [volume.disk for volume in self._members()]
-        self.truth.begin_again(disks, everywhere, rows=rows, was_taken=self.was_taken)
+        """No catalog is whole: what the disks say of those that a new master will wait for."""
+        members = self._members()
+        lists = [one.members() or Members(cluster=CLUSTER) for one in self.world.volumes.values()]
+        newest = max(lists, key=lambda one: one.generation)
+        listed = [one for one in self.world.volumes.values() if newest.by_id(one.id) is not None]
+        self.truth.begin_again(
+            [volume.disk for volume in members],
+            [volume.disk for volume in (*members, *listed)],
+            rows=rows,
+            was_taken=self.was_taken,
+        )
 
     def _take(self, before: list[Disk]) -> None:
         """Something went that no rule can bring back. A copy that is being hidden, since there

@@ -145,14 +145,15 @@ class Truth:
     def begin_again(
         self,
         disks: list[Disk],
-        everywhere: list[Disk],
+        awaited: list[Disk],
         *,
         rows: dict[bytes, Known],
         was_taken: bool,
     ) -> None:
         """There is no catalog, or one that is being filled. Of a key of which neither that nor any
         disk has the newest version any more, not even that it was moved away, nothing is promised
-        but what is there."""
+        but what is there. An epoch of which none of the disks that are `awaited` knows may be taken
+        a second time, and its versions given again."""
         for key in list(self.gone):
             left = max(newest(key, disks, moved=True), version_of(rows.get(key)))
             if left < self.floors[key].version:
@@ -168,7 +169,7 @@ class Truth:
         lost = {
             version
             for version, (_, _, master) in self.given.items()
-            if version not in known and not _is_promised(epoch_of(version), master, everywhere)
+            if version not in known and not _is_promised(epoch_of(version), master, awaited)
         }
         if not was_taken and not lost <= self.refused:
             raise Violation("a version was sent before its epoch was promised")
