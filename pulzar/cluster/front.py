@@ -32,7 +32,7 @@ from pulzar.cluster.opening import begin_cluster
 from pulzar.cluster.served import ServedVolume
 from pulzar.cluster.store import ClusterOptions, ClusterStore
 from pulzar.disk import Disk
-from pulzar.errors import PulzarError, Unavailable
+from pulzar.errors import NotReady, PulzarError, Unavailable
 from pulzar.limits import HEARTBEAT_S, SWITCH_S_MAX
 from pulzar.varidb.entry import (
     Delete,
@@ -147,6 +147,8 @@ class FrontStore:
             itself = Members(cluster=cluster_id(self._key), generation=1)
             may_join(itself, presence, may_found=True)
         cluster = self.cluster or await self.become_cluster()
+        if not cluster.members and self.served is not None and presence.id != self.served.id:
+            raise NotReady("the volume of this machine comes first: it is no member yet")
         return await cluster.heartbeat(presence, host)
 
     async def plan_upload(self, wanted: UploadWanted) -> UploadPlan:

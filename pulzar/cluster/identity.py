@@ -28,7 +28,8 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 class MasterState(msgspec.Struct, frozen=True, kw_only=True):
     """The content of cluster.json. `epoch` is the largest that was ever taken, `founded` whether
-    the key was made here: else the cluster may be older than this directory."""
+    the key was made here: else the cluster may be older than this directory. `unwitnessed` are the
+    members of which no other member knows yet."""
 
     format: int
     cluster: str
@@ -36,6 +37,7 @@ class MasterState(msgspec.Struct, frozen=True, kw_only=True):
     members: Members
     urls: dict[str, str]
     draining: tuple[str, ...] = ()
+    unwitnessed: tuple[str, ...] = ()
     founded: bool = False
 
 

@@ -16,14 +16,13 @@ import logging
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
-import msgspec
-
 from pulzar.clock import Clock
 from pulzar.cluster.flight import Flight
 from pulzar.cluster.follower import Follower, Progress
-from pulzar.cluster.identity import FORMAT, MasterState, write_state
+from pulzar.cluster.identity import MasterState
 from pulzar.cluster.link import Link
 from pulzar.cluster.member import Member
+from pulzar.cluster.member_list import MemberList
 from pulzar.cluster.membership import (
     Entry,
     Members,
@@ -32,19 +31,14 @@ from pulzar.cluster.membership import (
     decode_members,
     encode_members,
     may_join,
-    newest,
-    renamed,
     state_of,
-    with_volume,
-    without_volume,
-    witnesses,
 )
 from pulzar.cluster.messages import PROTOCOL, Append, NewRecord, Presence, SessionWanted, Welcome
 from pulzar.cluster.placement import Candidate, Placement
 from pulzar.cluster.replicator import Replicator
 from pulzar.cluster.served import ServedVolume
 from pulzar.disk import Disk
-from pulzar.errors import LinkBroken, MemberRefused, PulzarError, StaleSession, Unavailable
+from pulzar.errors import MemberRefused, NotReady, PulzarError, StaleSession, Unavailable
 from pulzar.limits import CLOCK_OFF_MS, HEARTBEAT_S, OFFLINE_S
 from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.position import NOWHERE, Cursor
@@ -81,10 +75,7 @@ class Master:
         local: ServedVolume | None = None,
     ) -> None:
         self.members = members
-        self.list = state.members
-        self._directory = directory
-        self._state = state
-        self._disk = disk
+        self.list = MemberList(directory, state, disk=disk)
         self._clock = clock
         self._catalog = catalog
         self._writer = writer
@@ -97,7 +88,6 @@ class Master:
         self._returned = returned
         self._started_s = clock.monotonic_s()
         self._id = replicator.master = token(16)
-        self._membership = asyncio.Lock()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._heard: dict[int, asyncio.Event] = {}
         self._ticking: asyncio.Task[None] | None = None
@@ -109,10 +99,10 @@ class Master:
 
     def start(self) -> None:
         """Take an epoch that was never used; look for the members that are known."""
-        self._keep(epoch=self._state.epoch + 1)
-        self._writer.begin_epoch(self._state.epoch)
-        for entry in self.list.members:
-            self._add(entry, self._state.urls.get(entry.id, ""))
+        self.list.begin_epoch(self.epoch + 1)
+        self._writer.begin_epoch(self.epoch)
+        for entry in self.list.members.members:
+            self._add(entry)
         self._ticking = asyncio.create_task(self._tick())
 
     async def close(self) -> None:
@@ -127,66 +117,48 @@ class Master:
     @property
     def epoch(self) -> int:
         """The epoch that is promised to this master."""
-        return self._state.epoch
-
-    def _keep(
-        self,
-        *,
-        epoch: int | None = None,
-        members: Members | None = None,
-        urls: dict[str, str] | None = None,
-        draining: tuple[str, ...] | None = None,
-    ) -> None:
-        """Remember what a restart needs, durably, where it is news."""
-        state = msgspec.structs.replace(
-            self._state,
-            format=FORMAT,
-            epoch=self._state.epoch if epoch is None else epoch,
-            members=self.list if members is None else members,
-            urls=self._state.urls if urls is None else urls,
-            draining=self._state.draining if draining is None else draining,
-        )
-        if state != self._state:
-            write_state(self._disk, self._directory, state)
-        self._state, self.list = state, state.members
+        return self.list.epoch
 
     # What volumes say.
 
     async def heartbeat(self, presence: Presence, host: str) -> Welcome:
-        """A volume is there; it becomes a member where it may. Raises MemberRefused."""
+        """A volume is there; it becomes a member where it may. Raises MemberRefused, NotReady."""
         check_presence(presence)
-        known = self.list.by_id(presence.id)
+        known = self.list.members.by_id(presence.id)
         if known is not None:
             await self._check_instance(self.members[known.number], presence)
-        async with self._membership:
-            self._adopt(decode_members(presence.members))
-            entry = self.list.by_id(presence.id)
-            if entry is None:
-                entry = await self._join(presence)
-            else:
-                entry = await self._rename(entry, presence.name)
-        member = self.members[entry.number]
+        self._adopt(decode_members(presence.members))
+        member = self._member(presence.id) or self._join(presence)
+        self._rename(member, presence.name)
         self._hear(member, presence, host)
+        await self._tell_all()
         return Welcome(
             protocol=PROTOCOL,
-            cluster=self.list.cluster,
-            generation=self.list.generation,
+            cluster=self.list.members.cluster,
+            generation=self.list.members.generation,
             epoch=self.epoch,
             now_ms=self._clock.now_ms(),
             state=member.state,
         )
 
+    def _member(self, volume_id: str) -> Member | None:
+        entry = self.list.members.by_id(volume_id)
+        return None if entry is None else self.members[entry.number]
+
     def _hear(self, member: Member, presence: Presence, host: str) -> None:
         news = member.presence is None or member.presence.instance != presence.instance
-        if news or self._state.urls.get(presence.id) != presence.url:
+        if news or self.list.url(presence.id) != presence.url:
             member.break_off(Unavailable("the volume was started again"))
             member.link = self._link(presence.url, presence.id)
-            self._keep(urls={**self._state.urls, presence.id: presence.url})
+            self.list.met_at(presence.id, presence.url)
+        is_first = member.presence is None
         member.presence = presence
         member.host = host
         member.heard_s = self._clock.monotonic_s()
         member.heard_at_ms = self._clock.now_ms()
         self._heard[member.number].set()
+        if is_first and not self._unheard():  # the last one that the others waited for
+            self._wake_all()
         off_ms = presence.now_ms - self._clock.now_ms()
         if news and abs(off_ms) > CLOCK_OFF_MS:
             _log.warning(
@@ -212,90 +184,99 @@ class Master:
                 "must not serve copies of one volume"
             )
 
-    async def _rename(self, entry: Entry, name: str) -> Entry:
-        if entry.name == name:
-            return entry
-        self._check_name(entry.id, name)
-        await self._change(renamed(self.list, entry.id, name))
-        changed = self.list.by_id(entry.id)
-        assert changed is not None
-        self.members[entry.number].entry = changed
-        return changed
+    def _rename(self, member: Member, name: str) -> None:
+        """A volume may have another name since its last start; it waits until the list is known."""
+        if member.entry.name != name and self._is_list_known():
+            self._check_name(member.entry.id, name)
+            member.entry = self.list.rename(member.entry.id, name)
 
     def _check_name(self, volume_id: str, name: str) -> None:
         for member in self.members.values():
             if member.entry.name == name and member.entry.id != volume_id and member.online:
                 raise MemberRefused(f"another volume that is online is named {name}: use --name")
 
-    async def _join(self, presence: Presence) -> Entry:
-        """A volume becomes a member. Raises MemberRefused."""
-        may_join(self.list, presence, may_found=self._state.founded)
+    def _join(self, presence: Presence) -> Member:
+        """A volume becomes a member. Raises MemberRefused, NotReady."""
+        may_join(self.list.members, presence, may_found=self.list.founded)
+        if not self._is_list_known():
+            raise NotReady(
+                "who is a member of this cluster is not known yet, as not all members were met "
+                f"since this master was started: {self.not_ready()}"
+            )
         self._check_name(presence.id, presence.name)
-        await self._change(with_volume(self.list, presence))
-        entry = self.list.by_id(presence.id)
-        assert entry is not None
+        entry = self.list.join(presence)
         if not presence.entries:  # there is nothing to wait for
             self._catalog.apply([], entry.number, Cursor(presence.opening, presence.seq))
-        self._add(entry, presence.url)
+        self._add(entry)
         _log.info("volume %s (%s) is a member now", presence.name, presence.id)
-        return entry
+        return self.members[entry.number]
+
+    def _is_list_known(self) -> bool:
+        """Whether this master has the newest list: only then it may change it."""
+        return not self.members or not self.unfollowed()
 
     def _adopt(self, members: Members | None) -> None:
         """Take over a list that is newer than the one known here."""
-        best = newest((self.list, members), self.list.cluster)
-        if best.generation <= self.list.generation:
+        if not self.list.adopt(members):
             return
-        self._keep(members=best)
-        for entry in best.members:
+        for entry in self.list.members.members:
             if entry.number not in self.members:
-                self._add(entry, self._state.urls.get(entry.id, ""))
+                self._add(entry)
             self.members[entry.number].entry = entry
-        for number in [one for one in self.members if not self._is_listed(one)]:
+        listed = {entry.number for entry in self.list.members.members}
+        for number in self.members.keys() - listed:
             self._drop(number)
         self._refresh()  # nothing is served while one of them was not followed
 
-    def _is_listed(self, number: int) -> bool:
-        return any(entry.number == number for entry in self.list.members)
+    async def _tell_all(self) -> None:
+        """Tell the list to the members that are online and were not told yet."""
+        generation = self.list.members.generation
+        record = self._members_record()
+        untold = [one for one in self.members.values() if one.online and one.told < generation]
+        for member in untold:
+            member.told = generation
+        results = await asyncio.gather(*(self._append_to(member, record) for member in untold))
+        for member, is_durable in zip(untold, results, strict=True):
+            if is_durable:
+                self._has_list(member, generation)
+            else:  # when it is heard again
+                member.told = 0
 
-    async def _change(self, members: Members) -> None:
-        """Make a new list hold: durable at a witness first, then here; the others get it with
-        their next session, those that are online now. Raises Unavailable."""
-        needed = witnesses(self.list, members)
-        online = [member for member in self.members.values() if member.online]
-        record = self._members_record(members)
-        results = await asyncio.gather(*(self._append_to(member, record) for member in online))
-        told = {m.entry.id for m, error in zip(online, results, strict=True) if error is None}
-        if needed and not needed & told:
-            raise Unavailable(
-                "the list of members cannot change while no member is online that could witness it"
-            )
-        self._keep(members=members)
-
-    async def _append_to(self, member: Member, record: NewRecord) -> PulzarError | None:
-        """Make a record of the cluster's own durable on one volume; what went wrong."""
+    async def _append_to(self, member: Member, record: NewRecord) -> bool:
+        """Whether a record of the cluster's own is durable on one volume."""
         landed = asyncio.Event()
         flight = Flight(record, wanted=1, landed=lambda _: landed.set())
         self._replicator.launch_to(flight, member.number)
         await landed.wait()
-        if flight.holders:
-            return None
-        return flight.error or LinkBroken("it is not known whether it was written")
+        return bool(flight.holders)
 
-    def _members_record(self, members: Members) -> NewRecord:
+    def _has_list(self, member: Member, generation: int) -> None:
+        """A volume has a list, durably."""
+        is_member = self.members.get(member.number) is member
+        is_newest = generation == self.list.members.generation
+        if is_member and is_newest and self.list.told(member.entry.id):
+            self._wake_all()  # who has joined may be used now
+
+    def _members_record(self) -> NewRecord:
+        members = self.list.members
         value = encode_members(members)
         return NewRecord(Type.MEMBERS, b"", value, b"", members.generation, self._clock.now_ms(), 0)
 
     async def remove(self, number: int) -> None:
-        """End a membership. Raises Unavailable."""
-        async with self._membership:
-            member = self.members[number]
-            await self._change(without_volume(self.list, member.entry.id))
-            self._drop(number)
+        """End a membership: it is not used any more, and those that are online know. Raises
+        Unavailable."""
+        if not self._is_list_known() and any(one.number != number for one in self._unheard()):
+            raise Unavailable(
+                f"who is a member of this cluster is not known yet: {self.not_ready()}"
+            )
+        self.list.remove(self.members[number].entry.id)
+        self._drop(number)
+        await self._tell_all()
 
     def drain(self, member: Member) -> None:
         """Its copies count no more: repair makes others, and then hides them."""
         member.draining = True
-        self._keep(draining=(*self._state.draining, member.entry.id))
+        self.list.drain(member.entry.id)
         self._refresh()
 
     async def look_at(self, url: str) -> None:
@@ -321,17 +302,17 @@ class Master:
             return self._local
         return self._connect(url)
 
-    def _add(self, entry: Entry, url: str) -> None:
+    def _add(self, entry: Entry) -> None:
         member = Member(
             entry,
-            self._link(url, entry.id),
+            self._link(self.list.url(entry.id), entry.id),
             host="",
             acknowledged=self._replicator.acknowledged,
             given_back=self._replicator.given_back,
         )
         member.is_local = member.link is self._local
         member.heard_s = self._started_s
-        member.draining = entry.id in self._state.draining
+        member.draining = self.list.is_draining(entry.id)
         self.members[entry.number] = member
         self.progress[entry.number] = Progress()
         self._heard[entry.number] = asyncio.Event()
@@ -361,6 +342,7 @@ class Master:
         presence = member.presence
         if presence is None or self._silent_s(member) >= OFFLINE_S:
             return
+        self._require_settled(member)
         link = member.link
         if presence.epoch > self.epoch:
             self._begin_epoch(presence.epoch + 1)
@@ -372,10 +354,9 @@ class Master:
             self._begin_epoch((await link.hello()).epoch + 1)
             epoch = self.epoch
             opened = await link.open_session(SessionWanted(epoch, session, self._id))
-        async with self._membership:
-            self._adopt(decode_members(opened.members))
-        if member.number not in self.members:
-            raise MemberRefused(f"volume {member.entry.name} was removed from the cluster")
+        known = decode_members(opened.members)
+        self._adopt(known)
+        self._require_settled(member)
         head = Cursor(opened.opening, opened.seq)
         await self._follower.follow(
             link,
@@ -384,23 +365,46 @@ class Master:
             self.progress[member.number],
             acknowledged=member.acknowledged,
         )
-        sent = 0
-        known = decode_members(opened.members)
-        if known is None or known.generation < self.list.generation:
-            record = self._members_record(self.list)
-            await link.append(Append(epoch, session, 0, [record]))
+        sent, generation = 0, self.list.members.generation
+        if known is None or known.generation < generation:
+            await link.append(Append(epoch, session, 0, [self._members_record()]))
             sent = 1
+        member.told = generation
+        self._has_list(member, generation)
         if epoch != self.epoch or link is not member.link:
             raise Unavailable("it is overtaken by a new session")
         member.begin(epoch, session, sent)
         self._returned(member)
         _log.info("volume %s is online", member.entry.name)
 
+    def _require_settled(self, member: Member) -> None:
+        """Whether a member may be used. While the catalog is being filled, no log is followed
+        before all members of the newest list were heard: one that was removed may say what was
+        never told, and hide what was. Raises MemberRefused, NotReady."""
+        if self.members.get(member.number) is not member:
+            raise MemberRefused(f"volume {member.entry.name} was removed from the cluster")
+        unheard = self._unheard()
+        if unheard and self.unfollowed():
+            names = ", ".join(one.entry.name for one in unheard)
+            raise NotReady(f"its log is followed when all members were heard, but for {names}")
+        if not self.list.is_witnessed(member.entry.id):
+            raise NotReady("it is used when another volume knows of it, but none is online")
+
+    def _unheard(self) -> list[Member]:
+        """The members of which there was no word since the start."""
+        return [member for member in self.members.values() if member.presence is None]
+
+    def _wake_all(self) -> None:
+        """Look again at members that are not online."""
+        for member in self.members.values():
+            if member.presence is not None:
+                self._heard[member.number].set()
+
     def _begin_epoch(self, epoch: int) -> None:
         """Another master was here: go on behind its epoch, with new sessions everywhere."""
         if epoch <= self.epoch:
             return
-        self._keep(epoch=epoch)
+        self.list.begin_epoch(epoch)
         self._writer.begin_epoch(epoch)
         for member in self.members.values():
             member.break_off(Unavailable("a new epoch has begun"))
@@ -470,7 +474,7 @@ class Master:
 
     def not_ready(self) -> str | None:
         """Why data cannot be served; None when it can."""
-        if not self.list.members:
+        if not self.members:
             return "no volume has joined yet: start one with `pulzar volume --master URL`"
         missing = self.unfollowed()
         if missing:

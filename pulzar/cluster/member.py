@@ -54,6 +54,7 @@ class Member:
         self.followed = False  # to its head, at some time since the master started
         self.draining = False
         self.is_local = False  # in this process
+        self.told = 0  # the generation of the list that it was told, in this session
         self.trackers: deque[Tracker] = deque()
         self.acknowledged = NOWHERE  # the place behind its last append
         self.broken = asyncio.Event()

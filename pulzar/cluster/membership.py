@@ -114,7 +114,8 @@ def without_volume(members: Members, volume_id: str) -> Members:
 
 
 def witnesses(old: Members, new: Members) -> frozenset[str]:
-    """Of these volumes one must have the new list, durably, before a new member gets data."""
+    """Those that were members and stay: one of them must have the new list, durably, before a new
+    member gets data."""
     before = {entry.id for entry in old.members}
     return frozenset(entry.id for entry in new.members if entry.id in before)
 

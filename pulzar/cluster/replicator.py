@@ -221,6 +221,8 @@ class Replicator:
     def _land(self, flights: Sequence[Flight]) -> None:
         """Nobody is waited for any more: the catalog, then the answers."""
         self.pending -= len(flights)
+        for flight in flights:
+            self._forget_removed(flight)
         durable = [flight for flight in flights if flight.holders]
         cursors = self._cursors_behind(durable)
         try:
@@ -231,6 +233,13 @@ class Replicator:
             _log.exception("the catalog lacks what volumes have")
         for flight in flights:
             self._finish(flight)
+
+    def _forget_removed(self, flight: Flight) -> None:
+        """Copies on volumes that were removed meanwhile do not count."""
+        left = [one for one in flight.holders if one[0] in self._members]
+        if len(left) < len(flight.holders):
+            flight.holders = left
+            flight.unknown = True
 
     def _cursors_behind(self, flights: Sequence[Flight]) -> list[tuple[int, Cursor]]:
         """How far the catalog will have followed each volume with these records in it."""

@@ -351,7 +351,7 @@ class ClusterStore:
         numbers = [
             entry.number
             for volume in volumes
-            if (entry := self.master.list.by_id(volume)) is not None
+            if (entry := self.master.list.members.by_id(volume)) is not None
         ]
         if not numbers:
             raise Unavailable("no volume has the uploaded bytes: nothing was written")
@@ -373,7 +373,7 @@ class ClusterStore:
     async def plan_upload(self, wanted: UploadWanted) -> UploadPlan:
         """Where the copies of a large value go that a volume was asked to take."""
         self._require()
-        entry = self.master.list.by_id(wanted.volume)
+        entry = self.master.list.members.by_id(wanted.volume)
         if entry is None:
             raise Unavailable("this volume is no member of the cluster")
         replicas = wanted.replicas or self.options.replicas

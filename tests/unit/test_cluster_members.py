@@ -1,0 +1,247 @@
+"""What becomes of data while the list of members changes: in one process, told step by step."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pulzar.cluster.identity import STATE_NAME
+from pulzar.cluster.messages import Append, Appended
+from pulzar.errors import LinkBroken, OutcomeUnknown, PulzarError, Unavailable
+from pulzar.testing import ManualClock
+from pulzar.testing.cluster import Gate, LocalCluster
+from pulzar.varidb.entry import Put
+
+KEYS = tuple(b"key-%d" % number for number in range(40))
+
+
+def number_of(cluster: LocalCluster, name: str) -> int:
+    """The number of a member."""
+    return next(n for n, one in cluster.store.members.items() if one.entry.name == name)
+
+
+def names(cluster: LocalCluster) -> set[str]:
+    """Who is a member."""
+    return {entry.name for entry in cluster.store.master.list.members.members}
+
+
+async def put(cluster: LocalCluster, keys: Iterable[bytes]) -> set[bytes]:
+    """Write keys, each its own name; those that were acknowledged."""
+    acknowledged = set()
+    for key in keys:
+        with contextlib.suppress(PulzarError):
+            await cluster.store.put(Put(key, key * 500))
+            acknowledged.add(key)
+    return acknowledged
+
+
+async def missing(cluster: LocalCluster, keys: Iterable[bytes]) -> set[bytes]:
+    """Which of them cannot be read as they were written."""
+    lost = set()
+    for key in keys:
+        entry = cluster.store.lookup(key)
+        if entry is None or await cluster.store.read(key, entry) != key * 500:
+            lost.add(key)
+    return lost
+
+
+async def wipe_master(cluster: LocalCluster) -> None:
+    """All that it has is gone, but the key."""
+    await cluster.stop_master()
+    directory = Path(cluster.directory, "master")
+    shutil.rmtree(directory / "catalog.views")
+    (directory / STATE_NAME).unlink()
+
+
+async def stop(cluster: LocalCluster, *numbers: int) -> None:
+    for number in numbers:
+        await cluster.stop(number)
+
+
+async def start(cluster: LocalCluster, *numbers: int) -> None:
+    for number in numbers:
+        await cluster.start(number)
+
+
+def test_a_removal_of_which_no_other_volume_hears_holds(tmp_path: Path) -> None:
+    """Or it is refused, and never holds: what is acknowledged then is kept either way."""
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            await cluster.stop(0)
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            with contextlib.suppress(Unavailable):
+                await cluster.store.master.remove(number_of(cluster, "v1"))
+            acknowledged = await put(cluster, KEYS)
+            await stop(cluster, 1)
+            await start(cluster, 1, 0)
+            await cluster.until(lambda: cluster.is_online("v0"))
+            assert await missing(cluster, acknowledged) == set()
+            assert names(cluster) == {"v0"}
+            await cluster.until(lambda: "v1" in cluster.refused)
+            members = cluster.volumes["v0"].members()
+            assert members == cluster.store.master.list.members
+
+    asyncio.run(life())
+
+
+def test_the_last_volume_that_knows_the_list_is_not_removed(tmp_path: Path) -> None:
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=1) as cluster:
+            with pytest.raises(Unavailable, match="no other volume"):
+                await cluster.store.master.remove(number_of(cluster, "v0"))
+            acknowledged = await put(cluster, KEYS)
+            assert acknowledged == set(KEYS)
+            # v1 may be told of by the master alone, then it is no witness of a list without v0.
+            cluster.cut_off.add("v0")
+            await cluster.start(1)
+            await cluster.until(lambda: names(cluster) == {"v0", "v1"})
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            with pytest.raises(Unavailable, match="no other volume"):
+                await cluster.store.master.remove(number_of(cluster, "v0"))
+            assert not cluster.is_online("v1")
+            cluster.cut_off.clear()
+            await cluster.until(lambda: cluster.is_online("v1"))
+            assert await missing(cluster, acknowledged) == set()
+
+    asyncio.run(life())
+
+
+def test_a_new_volume_is_used_when_another_one_knows_it(tmp_path: Path) -> None:
+    """Else a master without memory would not wait for it."""
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=1) as cluster:
+            await cluster.stop(0)
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            await cluster.start(1)
+            await cluster.until(lambda: names(cluster) == {"v0", "v1"})
+            number = number_of(cluster, "v1")
+            await cluster.until(lambda: number in cluster.store.master.remarks)
+            assert await put(cluster, KEYS) == set()
+            await cluster.stop_master()
+            await cluster.start_master()  # it remembers
+            await cluster.until(lambda: number in cluster.store.master.remarks)
+            assert await put(cluster, KEYS) == set()
+            await cluster.start(0)
+            await cluster.until(lambda: cluster.is_online("v1"))
+            known = cluster.volumes["v0"].members()
+            assert known is not None
+            assert known.by_id(cluster.volumes["v1"].id) is not None
+
+    asyncio.run(life())
+
+
+def test_nobody_joins_a_master_that_has_not_heard_all_members(tmp_path: Path) -> None:
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            await cluster.stop(0)
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            await cluster.start(2)
+            await cluster.until(lambda: cluster.is_online("v2"))
+            acknowledged = await put(cluster, KEYS)
+            await stop(cluster, 1, 2)
+            await wipe_master(cluster)
+            await start(cluster, 0, 3)
+            await cluster.start_master()
+            await cluster.until(lambda: "v3" in cluster.refused or "v3" in names(cluster))
+            await start(cluster, 1)
+            await cluster.until(lambda: cluster.is_online("v1") or "v2" in names(cluster))
+            await start(cluster, 2)
+            await cluster.until(lambda: cluster.store.not_ready() is None)
+            assert await missing(cluster, acknowledged) == set()
+            await cluster.until(lambda: names(cluster) == {"v0", "v1", "v2", "v3"})
+            numbers = [entry.number for entry in cluster.store.master.list.members.members]
+            assert len(set(numbers)) == len(numbers)
+
+    asyncio.run(life())
+
+
+def test_the_log_of_a_removed_volume_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write of unknown outcome is on a volume that was removed since. A master without memory
+    meets that volume before it meets one that knows of the removal."""
+    wrote: list[str] = []
+
+    async def append(gate: Gate, append: Append) -> Appended:
+        if b"key" in [record.key for record in append.records]:
+            if not wrote:
+                wrote.append(gate._name)
+                await gate._volume().append(append)
+            raise LinkBroken("the answer does not come")
+        return await gate._volume().append(append)
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=3) as cluster:
+            await stop(cluster, 1, 2)
+            await cluster.until(lambda: not cluster.is_online("v1") and not cluster.is_online("v2"))
+            assert await put(cluster, [b"key"]) == {b"key"}
+            await start(cluster, 1, 2)
+            await cluster.until(lambda: cluster.is_online("v1") and cluster.is_online("v2"))
+            await cluster.stop(0)
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            with monkeypatch.context() as patch:
+                patch.setattr(Gate, "append", append)
+                with pytest.raises(OutcomeUnknown):
+                    await cluster.store.put(Put(b"key", b"never told" * 500))
+                (removed,) = wrote
+                await cluster.store.master.remove(number_of(cluster, removed))
+            witness = {"v1": 2, "v2": 1}[removed]
+            await cluster.until(lambda: cluster.is_online(f"v{witness}"))
+            known = cluster.volumes[f"v{witness}"].members
+            await cluster.until(lambda: known() == cluster.store.master.list.members)
+            await cluster.stop(witness)
+            await wipe_master(cluster)
+            await cluster.start_master()
+            await cluster.start(0)
+            master = cluster.store.master
+            await cluster.until(
+                lambda: (
+                    len(master.remarks) == 2
+                    or (cluster.is_online("v0") and cluster.is_online(removed))
+                )
+            )
+            await cluster.until(lambda: not cluster.store.repair.doing())
+            await cluster.start(witness)
+            await cluster.until(lambda: cluster.store.not_ready() is None)
+            assert names(cluster) == {"v0", f"v{witness}"}
+            assert await missing(cluster, [b"key"]) == set()
+
+    asyncio.run(life())
+
+
+def test_a_copy_on_a_volume_that_is_removed_meanwhile_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def append(gate: Gate, append: Append) -> Appended:
+        if gate._name == "v1" and b"key" in [record.key for record in append.records]:
+            held.set()
+            await go_on.wait()
+            raise LinkBroken("it is gone")
+        return await gate._volume().append(append)
+
+    async def life() -> None:
+        cluster = LocalCluster(str(tmp_path), ManualClock(), volumes=2, replicas=2)
+        async with cluster:
+            monkeypatch.setattr(Gate, "append", append)
+            writing = asyncio.create_task(cluster.store.put(Put(b"key", os.urandom(3000))))
+            await held.wait()
+            there = cluster.volumes["v0"].serving.volume.index
+            await cluster.until(lambda: there.get(b"key") is not None)
+            removing = asyncio.create_task(cluster.store.master.remove(number_of(cluster, "v0")))
+            await cluster.until(lambda: names(cluster) == {"v1"})
+            go_on.set()
+            await removing
+            with pytest.raises(OutcomeUnknown):
+                await writing
+            assert cluster.store.lookup(b"key") is None
+
+    asyncio.run(life())
