@@ -128,7 +128,12 @@ class Master:
         if known is not None:
             await self._check_instance(self.members[known.number], presence)
         self._adopt(decode_members(presence.members))
-        member = self._member(presence.id) or self._join(presence)
+        if self._member(presence.id) is None:
+            self._join(presence)
+            await self._tell_all()  # before it is used
+        member = self._member(presence.id)
+        if member is None:
+            raise MemberRefused(f"volume {presence.name} was removed from the cluster")
         self._rename(member, presence.name)
         self._hear(member, presence, host)
         await self._tell_all()
@@ -195,7 +200,7 @@ class Master:
             if member.entry.name == name and member.entry.id != volume_id and member.online:
                 raise MemberRefused(f"another volume that is online is named {name}: use --name")
 
-    def _join(self, presence: Presence) -> Member:
+    def _join(self, presence: Presence) -> None:
         """A volume becomes a member. Raises MemberRefused, NotReady."""
         may_join(self.list.members, presence, may_found=self.list.founded)
         if not self._is_list_known():
@@ -209,7 +214,6 @@ class Master:
             self._catalog.apply([], entry.number, Cursor(presence.opening, presence.seq))
         self._add(entry)
         _log.info("volume %s (%s) is a member now", presence.name, presence.id)
-        return self.members[entry.number]
 
     def _is_list_known(self) -> bool:
         """Whether this master has the newest list: only then it may change it."""

@@ -283,8 +283,27 @@ class Repair:
                 return
             entry = now
         plan = plan_key(entry.holders, entry.replicas or self._replicas, self.standings())
-        for number in plan.extra:
-            await self._hide_copy(key, entry, number)
+        if plan.extra and await self._is_kept(key, entry, plan.extra):
+            for number in plan.extra:
+                await self._hide_copy(key, entry, number)
+
+    async def _is_kept(self, key: bytes, entry: Entry, extra: Sequence[int]) -> bool:
+        """Whether those that are to keep a copy have it: they are asked for it. What is damaged, or
+        lacking in a directory that was put back as it was, may not have been noticed yet."""
+        standings = self.standings()
+        for number in entry.holders:
+            standing = standings.get(number)
+            if number in extra or standing is None or not (standing.online and standing.counts):
+                continue
+            member = self._members[number]
+            found = await member.fetch(key, entry.version)
+            if found.status == DAMAGED:
+                self.damaged(key, entry, number)
+                return False
+            if found.status != FOUND:
+                member.break_off(LinkBroken("it lacks a version that it had acknowledged"))
+                return False
+        return True
 
     async def _hide_copy(self, key: bytes, entry: Entry, number: int) -> None:
         """Hide a copy of the present version that is one too many."""

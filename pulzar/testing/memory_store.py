@@ -208,7 +208,10 @@ class MemoryStore:
 
     def _live(self, key: bytes) -> Entry | None:
         entry = self.lookup(key)
-        return None if entry is None or self._is_expired(entry) else entry
+        if entry is not None and self._is_expired(entry):
+            del self._entries[key]  # a clock that is set back must not bring it back
+            return None
+        return entry
 
     def _value(self, key: bytes, entry: Entry) -> bytes:
         now, value = self._entries[key]

@@ -86,19 +86,17 @@ class Writer:
         """Write a value, or the name of a finished blob. See `Store.put`."""
         if not self.turns.try_take(put.key):
             await self.turns.take(put.key)
-        change, written = self._decide(put, blob)
-        write = await self._submit(change, blob if isinstance(blob, Uploaded) else None)
-        return _told(written, write)
+        change, outcome = self._decide(put, blob)
+        is_put = change.record.type != Type.DELETE
+        write = await self._submit(change, blob if is_put and isinstance(blob, Uploaded) else None)
+        return _told(outcome, write)
 
     async def delete(self, delete: Delete) -> Written:
         """Delete a key. See `Store.delete`."""
         if not self.turns.try_take(delete.key):
             await self.turns.take(delete.key)
-        change, written = self._decide(delete, None)
-        write = await self._submit(change)
-        if written.created:
-            raise KeyNotFound("there is no such key: it had expired")
-        return _told(written, write)
+        change, outcome = self._decide(delete, None)
+        return _told(outcome, await self._submit(change))
 
     async def expire(self, key: bytes, version: int) -> None:
         """Delete a key that has expired, if it is still at `version`."""
@@ -164,7 +162,7 @@ class Writer:
             return
         for operation, entry in zip(wave, entries, strict=True):
             try:
-                change, written = self._decide_on(operation, None, entry)
+                change, outcome = self._decide_on(operation, None, entry)
             except PulzarError as error:
                 results.append(error)
                 continue
@@ -172,8 +170,7 @@ class Writer:
             write.wanted = change.replicas or 1
             begun.append((len(results), write))
             writes.append(write)
-            expired = isinstance(operation, Delete) and written.created
-            results.append(KeyNotFound("there is no such key") if expired else written)
+            results.append(outcome)
         self._submit_all(writes)
 
     def _submit_all(self, writes: Sequence[Write]) -> None:
@@ -193,7 +190,7 @@ class Writer:
 
     def _decide(
         self, operation: Put | Delete, blob: Blob | Uploaded | None
-    ) -> tuple[Newest, Written]:
+    ) -> tuple[Newest, Written | PulzarError]:
         """As `_decide_on`, looking the key up first."""
         try:
             entry = self._catalog.get(operation.key)
@@ -204,34 +201,37 @@ class Writer:
 
     def _decide_on(
         self, operation: Put | Delete, blob: Blob | Uploaded | None, entry: Entry | None
-    ) -> tuple[Newest, Written]:
-        """What to write. The caller has the turn; it is given on where this raises.
+    ) -> tuple[Newest, Written | PulzarError]:
+        """What to write, and what to answer then. The caller has the turn; it is given on where
+        this raises.
 
-        `entry` is what the catalog has of the key: the turn keeps that so.
+        `entry` is what the catalog has of the key: the turn keeps that so. Where it has expired,
+        and is not replaced, its DELETE is written before the client is told that nothing is there:
+        a clock that is set back must not bring it back.
         """
         try:
             now_ms = self._clock.now_ms()
-            version = entry.version if entry is not None else None
-            if entry is not None and entry.expires_s and is_expired(entry.expires_s, now_ms):
-                version = None
-            condition = operation.condition
-            if condition is not None and not condition.holds(version):
-                raise _failed_condition(condition, version)
-            if isinstance(operation, Put):
+            is_gone = entry is not None and is_expired(entry.expires_s, now_ms)
+            version = None if entry is None or is_gone else entry.version
+            refusal = _refusal(operation, version)
+            if refusal is None and isinstance(operation, Put):
                 change = self._put(operation, blob, entry, now_ms)
                 self.puts_total += 1
-            elif entry is None:
-                raise KeyNotFound("there is no such key")
+            elif entry is None or (refusal is not None and not is_gone):
+                raise refusal or KeyNotFound("there is no such key")
             else:
                 change = self._delete(operation.key, entry, now_ms)
-                self.deletes_total += 1
+                self.deletes_total += not is_gone
+                self.expired_total += is_gone
         except BaseException:  # the turn must go on, whatever it was
             self.turns.give(operation.key)
             raise
         if entry is not None:
             self._superseded_bytes += entry.size
         record = change.record
-        return change, Written(record.version, change.size, record.expires_s, 1, 1, version is None)
+        created = version is None
+        written = Written(record.version, change.size, record.expires_s, 1, 1, created)
+        return change, refusal or written
 
     def _put(
         self, put: Put, blob: Blob | Uploaded | None, entry: Entry | None, now_ms: int
@@ -272,11 +272,23 @@ class Writer:
         return self._version
 
 
-def _told(written: Written, write: Write) -> Written:
-    """What a write did, with the copies that it has."""
-    if write.copies == written.copies and write.wanted == written.wanted:
-        return written
-    return msgspec.structs.replace(written, copies=write.copies, wanted=write.wanted)
+def _told(outcome: Written | PulzarError, write: Write) -> Written:
+    """What a write did, with the copies that it has. Raises the outcome that is an error."""
+    if isinstance(outcome, PulzarError):
+        raise outcome
+    if write.copies == outcome.copies and write.wanted == outcome.wanted:
+        return outcome
+    return msgspec.structs.replace(outcome, copies=write.copies, wanted=write.wanted)
+
+
+def _refusal(operation: Put | Delete, version: int | None) -> PulzarError | None:
+    """Why an operation on a key at that version, None for no key, is not done; None where it is."""
+    condition = operation.condition
+    if condition is not None and not condition.holds(version):
+        return _failed_condition(condition, version)
+    if isinstance(operation, Delete) and version is None:
+        return KeyNotFound("there is no such key")
+    return None
 
 
 def _failed_condition(condition: Condition, version: int | None) -> ConditionFailed:

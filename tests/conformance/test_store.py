@@ -208,6 +208,32 @@ class TestStore:
 
         self.run(scenario, factory, tmp_path)
 
+    def test_a_key_that_had_expired_for_a_condition_stays_gone(
+        self, factory: Factory, tmp_path: Path
+    ) -> None:
+        async def scenario(store: Store, clock: ManualClock) -> None:
+            ends_s = clock.now_ms() // 1000 + 10
+            there = Condition(match_any=True)
+            for key in (b"put", b"delete", b"batch", b"upload"):
+                await store.put(Put(key, b"v", expires_s=ends_s))
+            upload = await store.upload(size=2 * MIB)
+            await upload.write(bytes(2 * MIB))
+            await upload.finish()
+            clock.advance(10)
+            with pytest.raises(ConditionFailed):
+                await store.put(Put(b"put", b"new", condition=there))
+            with pytest.raises(ConditionFailed):
+                await store.delete(Delete(b"delete", there))
+            (failed,) = await store.batch([Put(b"batch", b"new", condition=there)])
+            assert isinstance(failed, ConditionFailed)
+            with pytest.raises(ConditionFailed):
+                await store.put_upload(Put(b"upload", b"", condition=there), upload)
+            clock.step_wall(-3600)
+            for key in (b"put", b"delete", b"batch", b"upload"):
+                assert await live(store, key) is None, key
+
+        self.run(scenario, factory, tmp_path)
+
     def test_a_large_value_is_streamed(self, factory: Factory, tmp_path: Path) -> None:
         async def scenario(store: Store, clock: ManualClock) -> None:
             value = bytes(range(251)) * (3 * MIB // 251)

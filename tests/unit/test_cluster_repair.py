@@ -113,3 +113,44 @@ def test_a_volume_that_comes_back_as_an_older_copy_of_itself_is_made_good(
             await check(cluster)
 
     asyncio.run(life())
+
+
+def test_a_copy_is_hidden_when_those_that_stay_were_read(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), clock, volumes=2, replicas=2) as cluster:
+            await fill(cluster)
+            await cluster.stop(0)
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            await cluster.start(2)
+            await cluster.until(lambda: cluster.is_online("v2"))
+            clock.advance(601)  # what is on v0 does not count any more
+            await cluster.until(lambda: held(cluster).get("v2") == COUNT)
+            await cluster.stop(1)
+            await cluster.until(lambda: not cluster.is_online("v1"))
+            flip_values(tmp_path / "v1")
+            await cluster.start(1)
+            await cluster.until(lambda: cluster.is_online("v1"))
+            await cluster.start(0)
+            await cluster.until(lambda: sum(held(cluster).values()) == 2 * COUNT)
+            await cluster.until(lambda: not cluster.store.repair.doing())
+            assert held(cluster)["v1"] == COUNT
+            await cluster.stop(0)  # so what was damaged is read from v1
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            await check(cluster)
+
+    asyncio.run(life())
+
+
+def flip_values(directory: Path) -> None:
+    """Flip a bit in every tenth value of a volume."""
+    segment = max(
+        (directory / "volume" / "segments").iterdir(), key=lambda path: path.stat().st_blocks
+    )
+    content = bytearray(segment.read_bytes())
+    for number in range(0, COUNT, 10):
+        at = content.find(value_of(number))
+        assert at >= 0
+        content[at + 1000] ^= 1
+    segment.write_bytes(content)
