@@ -66,7 +66,9 @@ class Follower:
         """Follow volume `number` to `head`; `acknowledged` is behind the last append that it took,
         as far as is known. Raises LinkBroken, OutOfSpace, ViewBroken."""
         cursor = self._catalog.cursor(number)
-        if cursor == NOWHERE or not await self._has(link, acknowledged):
+        met = self._catalog.met(number)
+        known = await self._has(link, met) and await self._has(link, acknowledged)
+        if cursor == NOWHERE or not known:
             cursor = await self._snapshot(link, number, progress)
         while cursor != head:
             try:
@@ -123,7 +125,7 @@ class Follower:
             await self._load(link, number, first, progress)
         else:
             await self._reread(link, number)
-        self._catalog.apply([], number, cursor)
+        self._catalog.begin_again(number, cursor)
         return cursor
 
     async def _load(self, link: Link, number: int, first: SnapshotPage, progress: Progress) -> None:

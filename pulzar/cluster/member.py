@@ -56,6 +56,7 @@ class Member:
         self.is_local = False  # in this process
         self.told = 0  # the generation of the list that it was told, in this session
         self.trackers: deque[Tracker] = deque()
+        self.unlanded: list[Tracker] = []  # of sessions before: some record waits for other volumes
         self.acknowledged = NOWHERE  # the place behind its last append
         self.broken = asyncio.Event()
         self.broken.set()
@@ -86,6 +87,12 @@ class Member:
     def pending(self) -> int:
         """How much waits for it."""
         return len(self._queue) + len(self._wanted)
+
+    @property
+    def is_landed(self) -> bool:
+        """Whether the catalog has all that it acknowledged in earlier sessions."""
+        self.unlanded = [one for one in self.unlanded if one.missing]
+        return not self.unlanded
 
     # The session.
 
@@ -124,6 +131,7 @@ class Member:
             watching.cancel()
 
     def _give_back(self, sent: Sequence[Flight], error: PulzarError) -> None:
+        self.unlanded += [one for one in self.trackers if one.missing]
         self.trackers.clear()  # its log will be followed again, from the catalog's cursor
         queued = list(self._queue)
         self._queue.clear()

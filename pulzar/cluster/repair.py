@@ -176,7 +176,11 @@ class Repair:
             self._more.set()
 
     async def reread(self, link: Link, number: int) -> None:
-        """Let the catalog know of a volume what its index says, before the volume is used."""
+        """Let the catalog know of a volume what its index says, before the volume is used. What it
+        acknowledged before must have landed: it would be taken for what the index has now."""
+        member = self._members.get(number)
+        if member is not None and not member.is_landed:
+            raise Unavailable("writes that it acknowledged before still wait for other volumes")
         await self._comparison.reread(link, number)
 
     def returned(self, member: Member) -> None:

@@ -16,6 +16,7 @@ lacks, so only a restart, which follows their logs, can show it.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from itertools import compress
 
 import msgspec
 
@@ -29,7 +30,7 @@ from pulzar.varidb.catalog import Catalog, Holders
 from pulzar.varidb.catalog_row import Change, Newest
 from pulzar.varidb.commit import Write
 from pulzar.varidb.entry import Entry
-from pulzar.varidb.position import Cursor
+from pulzar.varidb.position import NOWHERE, Cursor
 from pulzar.varidb.record import Record, Type
 
 _log = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ class Replicator:
         cursors = self._cursors_behind(durable)
         try:
             if self.failed is None and durable:
-                self._tell_catalog(durable, cursors)
+                self._tell_catalog(durable, cursors, _met(durable, dict(cursors)))
         except Exception as error:  # whatever it was, the catalog lacks these
             self.fail(f"the catalog could not be written: {error}")
             _log.exception("the catalog lacks what volumes have")
@@ -236,10 +237,12 @@ class Replicator:
 
     def _forget_removed(self, flight: Flight) -> None:
         """Copies on volumes that were removed meanwhile do not count."""
-        left = [one for one in flight.holders if one[0] in self._members]
-        if len(left) < len(flight.holders):
-            flight.holders = left
-            flight.unknown = True
+        if all(number in self._members for number, _ in flight.holders):
+            return
+        left = [number in self._members for number, _ in flight.holders]
+        flight.holders = list(compress(flight.holders, left))
+        flight.tracked = list(compress(flight.tracked, left))
+        flight.unknown = True
 
     def _cursors_behind(self, flights: Sequence[Flight]) -> list[tuple[int, Cursor]]:
         """How far the catalog will have followed each volume with these records in it."""
@@ -257,7 +260,10 @@ class Replicator:
         return cursors
 
     def _tell_catalog(
-        self, flights: Sequence[Flight], cursors: Sequence[tuple[int, Cursor]]
+        self,
+        flights: Sequence[Flight],
+        cursors: Sequence[tuple[int, Cursor]],
+        met: Sequence[tuple[int, Cursor]],
     ) -> None:
         changes: list[Newest] = []
         places: list[Holders] = []
@@ -269,7 +275,7 @@ class Replicator:
                 ((number, stamp),) = flight.holders
                 change = msgspec.structs.replace(flight.change, seq=stamp >> 1)
                 self._catalog.apply([change], number, None)
-        self._catalog.append(changes, places, cursors)
+        self._catalog.append(changes, places, cursors, met)
 
     def _finish(self, flight: Flight) -> None:
         write = flight.write
@@ -310,6 +316,16 @@ class Replicator:
         if isinstance(flight.error, OutOfSpace):
             return flight.error
         return Unavailable(f"no volume could take the write, nothing happened: {flight.error}")
+
+
+def _met(flights: Sequence[Flight], cursors: dict[int, Cursor]) -> list[tuple[int, Cursor]]:
+    """The places behind these records, where the cursors do not get as far."""
+    met: dict[int, Cursor] = {}
+    for flight in flights:
+        for (number, _), tracker in zip(flight.holders, flight.tracked, strict=True):
+            if tracker.cursor.seq > met.get(number, cursors.get(number, NOWHERE)).seq:
+                met[number] = tracker.cursor
+    return list(met.items())
 
 
 def _places(holders: list[tuple[int, int]]) -> Holders:

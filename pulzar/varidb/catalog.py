@@ -32,6 +32,7 @@ from pulzar.limits import (
     LOAD_ORDER_ROWS,
     VIEW_MAP_BYTES,
 )
+from pulzar.varidb.catalog_orders import FIRST_USER_KEY, Orders
 from pulzar.varidb.catalog_page import page, present, rows_between
 from pulzar.varidb.catalog_row import (
     COMPLETE,
@@ -61,7 +62,6 @@ from pulzar.varidb.view import View
 __all__ = ["BadRows", "Catalog", "Change", "Newest"]
 
 _TABLES = ("keys", "reserved", "deletes", "created", "expiry", "copies")
-_FIRST_USER_KEY = b"\x01"
 _ROW_BYTES = 3 * KEY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + INLINE_BYTES_MAX
 _LOADED_ROW_BYTES = 80  # without its key
 _LOADING = b"loading"  # a cursor's name, while the catalog is being filled from footers
@@ -83,7 +83,6 @@ class Catalog:
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self._unsorted: dict[bytes, None] = {}  # rows of `created` that a load has not written yet
         self._loading = False
         self.filling = False
         self._bind()
@@ -93,10 +92,9 @@ class Catalog:
         self._begin = self.view.environment.begin
         self._keys, self._reserved = tables["keys"], tables["reserved"]
         self._deletes = tables["deletes"]
-        self._created, self._expiry = tables["created"], tables["expiry"]
+        self._orders = Orders(tables["created"], tables["expiry"])
         self._copies = tables["copies"]
         self._tally = Tally()
-        self._unsorted.clear()
         self._loading = False
         self._may_be_deleted = bool(self.view.stat("deletes")["entries"])  # some key or other
 
@@ -151,6 +149,12 @@ class Catalog:
         """How far it has followed that volume; NOWHERE: not at all. Raises ViewBroken."""
         return self.view.cursor(b"%d" % holder)[0]
 
+    def met(self, holder: int) -> Cursor:
+        """The place behind the last record of that volume that some row knows of: the cursor, or
+        further, where records before it were still missing. Raises ViewBroken."""
+        met, cursor = self.view.cursor(_met(holder))[0], self.cursor(holder)
+        return met if met.seq > cursor.seq else cursor
+
     def status(self) -> Status:
         """The stat of the users' keys. Raises ViewBroken."""
         return Status(**self.view.stat("keys"))
@@ -180,7 +184,7 @@ class Catalog:
         if self.filling:
             raise ViewBroken("the catalog is not whole")
         try:
-            with self._begin(self._table(prefix or _FIRST_USER_KEY)) as transaction:
+            with self._begin(self._table(prefix or FIRST_USER_KEY)) as transaction:
                 table = transaction.cursor()
                 return page(table, prefix, after or b"", limit, delimiter or b"", now_s)
         except (lmdb.Error, Damage) as error:
@@ -214,7 +218,7 @@ class Catalog:
         """
         found: list[tuple[bytes, int]] = []
         try:
-            with self._begin(self._expiry) as transaction:
+            with self._begin(self._orders.expiry) as transaction:
                 for order in islice(transaction.cursor().iternext(values=False), limit):
                     if ORDER.unpack_from(order)[0] > now_s:
                         break
@@ -238,7 +242,7 @@ class Catalog:
         end = ORDER.pack(end_ms)
         found: list[tuple[int, bytes]] = []
         try:
-            with self._begin(self._created) as transaction:
+            with self._begin(self._orders.created) as transaction:
                 table = transaction.cursor()
                 if table.set_range(start):
                     for order in islice(table.iternext(values=False), limit):
@@ -268,18 +272,20 @@ class Catalog:
         changes: Sequence[Newest],
         places: Iterable[Holders],
         cursors: Sequence[tuple[int, Cursor]],
+        met: Sequence[tuple[int, Cursor]] = (),
     ) -> None:
         """As `apply`, without a look, for records of different keys, and of several volumes.
 
         `places` are the holders of each change, as (number, stamp), sorted; `cursors` are those of
-        the volumes of which everything before is in the catalog. Raises OutOfSpace (nothing is
-        applied), ViewBroken.
+        the volumes of which everything before is in the catalog, `met` the places of volumes of
+        which something before is not. Raises OutOfSpace (nothing is applied), ViewBroken.
         """
         if self.filling:
             raise ViewBroken("the catalog is not whole")
         keys: list[tuple[bytes, bytes]] = []
         created: list[tuple[bytes, bytes]] = []
         tally = self._tally
+        further = [one for one in met if one[1].seq > self.met(one[0]).seq]
         with self._following(len(changes), cursors) as transaction:
             for change, holders in zip(changes, places, strict=False):
                 record, old = change.record, change.replaces
@@ -290,31 +296,39 @@ class Catalog:
                     self._may_be_deleted = True
                     transaction.put(key, pack_deleted(key, record.version), db=self._deletes)
                     transaction.delete(key, db=self._table(key))
-                    self._order(transaction, key, times(old), (None, 0))
+                    self._orders.move(transaction, key, times(old), (None, 0))
                     continue
                 row = pack_newest(change, holders)
                 tally.add(change.replicas, tuple(number for number, _ in holders), 1, change.size)
                 if old is None and self._may_be_deleted:
                     transaction.delete(key, db=self._deletes)
-                if old is None and not record.expires_s and key >= _FIRST_USER_KEY:
+                if old is None and not record.expires_s and key >= FIRST_USER_KEY:
                     keys.append((key, row))
                     created.append((ORDER.pack(record.created_ms) + key, b""))
                 else:
                     transaction.put(key, row, db=self._table(key))
                     new = record.created_ms, record.expires_s
-                    self._order(transaction, key, times(old), new)
+                    self._orders.move(transaction, key, times(old), new)
             put_newest(transaction.cursor(self._keys), keys)
-            put_newest(transaction.cursor(self._created), created)
+            put_newest(transaction.cursor(self._orders.created), created)
+            for holder, cursor in further:
+                self.view.put_cursor(transaction, _met(holder), cursor)
+
+    def begin_again(self, holder: int, cursor: Cursor) -> None:
+        """All that the rows say of volume `holder` was read anew, and is what it had at `cursor`.
+        Raises OutOfSpace, ViewBroken."""
+        with self._following(0, ((holder, cursor),)) as transaction:
+            transaction.delete(_met(holder), db=self.view.tables["cursors"])
 
     @contextmanager
     def _following(
         self, count: int, cursors: Sequence[tuple[int, Cursor]]
     ) -> Iterator["lmdb.Transaction[bytes]"]:
         """A transaction for `count` changes, which ends a load and takes in the cursors."""
-        rows = count + len(self._unsorted)
+        rows = count + self._orders.gathered
         with self.view.write(rows=rows, size=rows * _ROW_BYTES) as transaction:
             if self._loading:
-                self._write_unsorted(transaction)
+                self._orders.write_gathered(transaction)
                 transaction.delete(_LOADING, db=self.view.tables["cursors"])
             with self._counting(transaction):
                 yield transaction
@@ -338,8 +352,8 @@ class Catalog:
         the creation order lacks rows, and a catalog that dies is emptied by its next opening.
         Raises OutOfSpace (then begin again with `reset`), BadRows, ViewBroken.
         """
-        split = bisect_left(keys, _FIRST_USER_KEY)
-        rows = len(keys) + len(self._unsorted)
+        split = bisect_left(keys, FIRST_USER_KEY)
+        rows = len(keys) + self._orders.gathered
         size = rows * _LOADED_ROW_BYTES + 2 * sum(map(len, keys))
         with self.view.write(rows=rows, size=size) as transaction:
             if not self._loading:
@@ -348,8 +362,8 @@ class Catalog:
                 self._load(transaction, keys[split:], entries[split:], holder)
                 for key, entry in zip(keys[:split], entries[:split], strict=True):
                     self._load_one(transaction, key, entry, holder)
-            if len(self._unsorted) >= LOAD_ORDER_ROWS:
-                self._write_unsorted(transaction)
+            if self._orders.gathered >= LOAD_ORDER_ROWS:
+                self._orders.write_gathered(transaction)
         self._loading = True
 
     def refill(self, key: bytes, entry: Entry) -> None:
@@ -390,7 +404,7 @@ class Catalog:
         self.view.close(clean=clean)
 
     def _table(self, key: bytes) -> "lmdb._Database":
-        return self._keys if key >= _FIRST_USER_KEY else self._reserved
+        return self._keys if key >= FIRST_USER_KEY else self._reserved
 
     def _apply(
         self, transaction: "lmdb.Transaction[bytes]", change: Change, holder: int, seq: int
@@ -419,7 +433,7 @@ class Catalog:
             transaction.put(key, pack_deleted(key, new), db=self._deletes)
             if isinstance(known, Row):
                 transaction.delete(key, db=table)
-        self._order(transaction, key, times(known), times(new))
+        self._orders.move(transaction, key, times(known), times(new))
 
     def _known(self, transaction: "lmdb.Transaction[bytes]", key: bytes) -> Row | int | None:
         packed = transaction.get(key, None, self._table(key))
@@ -433,29 +447,6 @@ class Catalog:
             self._tally.add(known.replicas, known.copies, -1, -known.size)
         if isinstance(new, Row):
             self._tally.add(new.replicas, new.copies, 1, new.size)
-
-    def _order(
-        self,
-        transaction: "lmdb.Transaction[bytes]",
-        key: bytes,
-        old: tuple[int | None, int],
-        new: tuple[int | None, int],
-    ) -> None:
-        """Bring the orders to what is known of a key now: when it was created, and expires."""
-        old_created, old_expires = old
-        created, expires = new
-        if old_created != created and key >= _FIRST_USER_KEY:
-            if old_created is not None:
-                order = ORDER.pack(old_created) + key
-                self._unsorted.pop(order, None)
-                transaction.delete(order, db=self._created)
-            if created is not None:
-                transaction.put(ORDER.pack(created) + key, b"", db=self._created)
-        if old_expires != expires:
-            if old_expires:
-                transaction.delete(ORDER.pack(old_expires) + key, db=self._expiry)
-            if expires:
-                transaction.put(ORDER.pack(expires) + key, b"", db=self._expiry)
 
     def _load(
         self,
@@ -473,8 +464,7 @@ class Catalog:
             raise BadRows(str(error)) from None
         put_sorted(transaction.cursor(self._keys), loaded.rows)
         self._tally.add(0, (holder,), len(loaded.rows), loaded.size)
-        put_sorted(transaction.cursor(self._expiry), [(row, b"") for row in sorted(loaded.expiry)])
-        self._unsorted.update(dict.fromkeys(loaded.created))
+        self._orders.gather(transaction, loaded.created, loaded.expiry)
         for key, entry in loaded.rest:
             self._load_one(transaction, key, entry, holder)
 
@@ -487,9 +477,7 @@ class Catalog:
             raise BadRows(str(error)) from None
         self._apply(transaction, change_of(key, position), holder, position.seq)
 
-    def _write_unsorted(self, transaction: "lmdb.Transaction[bytes]") -> None:
-        """Write the rows of the creation order that a load has gathered."""
-        # In the order of keys they often are nearly in that of time, which sorts fast.
-        rows = [(order, b"") for order in sorted(self._unsorted)]
-        put_sorted(transaction.cursor(self._created), rows)
-        self._unsorted.clear()
+
+def _met(holder: int) -> bytes:
+    """The name under which `Catalog.met` is kept."""
+    return b"met %d" % holder

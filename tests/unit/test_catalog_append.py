@@ -160,3 +160,18 @@ def test_an_index_takes_packed_rows_in_any_order(tmp_path: Path) -> None:
     assert [(key, at.seq) for key, at in index.items()] == [(b"a", 2), (b"b", 1)]
     assert (index.cursor(), index.place()) == (Cursor(OPENING, 2), b"here")
     index.close(clean=False)
+
+
+def test_how_far_rows_know_a_volume_is_kept_beside_its_cursor(tmp_path: Path) -> None:
+    catalog = Catalog.open(str(tmp_path), identity=b"v", map_bytes=16 << 20)
+    first, second, third = (Cursor(OPENING, seq) for seq in (10, 20, 5))
+    catalog.append([], [], [(1, first)], [(1, second)])
+    catalog.append([], [], [], [(1, Cursor(OPENING, 15))])
+    catalog.close(clean=False)
+    catalog = Catalog.open(str(tmp_path), identity=b"v", map_bytes=16 << 20)
+    assert (catalog.cursor(1), catalog.met(1), catalog.met(2)) == (first, second, catalog.cursor(2))
+    catalog.append([], [], [(1, Cursor(OPENING, 30))])
+    assert catalog.met(1) == Cursor(OPENING, 30)
+    catalog.begin_again(1, third)
+    assert (catalog.cursor(1), catalog.met(1)) == (third, third)
+    catalog.close(clean=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pulzar.cluster.messages import Append, Appended
 from pulzar.testing import ManualClock
-from pulzar.testing.cluster import LocalCluster
+from pulzar.testing.cluster import Gate, LocalCluster
 from pulzar.varidb.entry import Delete, Put
 from pulzar.varidb.record import Type
 
@@ -154,3 +155,53 @@ def flip_values(directory: Path) -> None:
         assert at >= 0
         content[at + 1000] ^= 1
     segment.write_bytes(content)
+
+
+def test_an_older_copy_is_known_by_what_was_taken_in_ahead_of_the_cursor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One write waits for its second volume, so the cursor of the first stays before it; a later
+    one is in the catalog. The first volume then comes back as it was before that."""
+    held = asyncio.Event()
+
+    async def append(gate: Gate, append: Append) -> Appended:
+        if gate._name == "v1" and b"slow" in [record.key for record in append.records]:
+            held.set()
+            await asyncio.Event().wait()
+        return await gate._volume().append(append)
+
+    async def life() -> None:
+        cluster = LocalCluster(str(tmp_path), ManualClock(), volumes=2, replicas=1)
+        async with cluster:
+            v0 = next(n for n, m in cluster.store.members.items() if m.entry.name == "v0")
+            await cluster.store.put(Put(b"early", b"x" * 3000, replicas=2))
+            monkeypatch.setattr(Gate, "append", append)
+            slow = asyncio.create_task(cluster.store.put(Put(b"slow", b"x" * 3000, replicas=2)))
+            await held.wait()
+            index = cluster.volumes["v0"].serving.volume.index
+            await cluster.until(lambda: index.get(b"slow") is not None)
+            shutil.copytree(tmp_path / "v0", tmp_path / "copy")
+            number = 0
+            while index.get(b"late-%d" % number) is None:  # until one is on v0
+                number += 1
+                await cluster.store.put(Put(b"late-%d" % number, b"x" * 3000))
+            late = b"late-%d" % number
+            slow.cancel()
+            monkeypatch.undo()
+            monkeypatch.setattr("pulzar.cluster.repair.Repair.returned", lambda *_: None)
+            await cluster.stop_master()
+            await cluster.stop(0)
+            shutil.rmtree(tmp_path / "v0")
+            shutil.copytree(tmp_path / "copy", tmp_path / "v0")
+            await cluster.start_master()
+            await cluster.store.served()
+            entry = cluster.store.lookup(late)
+            assert entry is not None
+            assert entry.holders == (v0,)
+            await cluster.start(0)
+            await cluster.until(lambda: cluster.is_online("v0"))
+            entry = cluster.store.lookup(late)
+            assert entry is not None
+            assert entry.holders == ()  # it is lost, and that is known before v0 is used
+
+    asyncio.run(life())
