@@ -127,6 +127,16 @@ def write_file(disk: Disk, path: str, content: bytes, *, private: bool = False) 
     disk.sync_directory(os.path.dirname(path))
 
 
+def replace_file(disk: Disk, path: str, content: bytes, *, private: bool = False) -> None:
+    """Let a file have that content, durably: the old or the new one is there at any time."""
+    new = f"{path}.new"
+    if disk.exists(new):
+        disk.unlink(new)
+    write_file(disk, new, content, private=private)
+    disk.rename(new, path)
+    disk.sync_directory(os.path.dirname(path))
+
+
 def sync_ancestors(disk: Disk, path: str) -> None:
     """Make the name of a directory durable, and those of the directories above it.
 

@@ -47,6 +47,7 @@ from pulzar.varidb.store import open_store
 from pulzar.varidb.volume import cannot_open
 
 OUR_NAMES = {
+    "scrub.json",
     "volume",
     "volume.views",
     "catalog.views",

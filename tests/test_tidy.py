@@ -35,10 +35,11 @@ LAYERS = """
     varidb.survey varidb.identity
     varidb.recovery
     varidb.following
-    varidb.compaction varidb.sealing varidb.purge varidb.check varidb.record_files
+    varidb.compaction varidb.sealing varidb.purge varidb.scrub varidb.check varidb.record_files
     varidb.replacement
     varidb.sweep
     varidb.index
+    varidb.catalog_orders
     varidb.catalog
     varidb.task varidb.volume
     varidb.background varidb.commit varidb.reader

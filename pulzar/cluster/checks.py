@@ -18,6 +18,7 @@ from pulzar.limits import (
     KEY_BYTES_MAX,
     MESSAGE_TEXT_MAX,
     META_BYTES_MAX,
+    PRESENCE_DAMAGED_MAX,
     REPLICAS_MAX,
     SEGMENT_VALUE_BYTES_MAX,
     URL_BYTES_MAX,
@@ -141,6 +142,11 @@ def check_presence_fields(presence: Presence) -> None:
     )
     if not 0 <= presence.epoch < 1 << EPOCH_BITS:
         raise InvalidParameter("an epoch has 24 bits")
+    if len(presence.damaged) > PRESENCE_DAMAGED_MAX:
+        raise InvalidParameter(f"a heartbeat names at most {PRESENCE_DAMAGED_MAX} damaged copies")
+    for key, version in presence.damaged:
+        check_key(key)
+        _check_u64("a version", version)
 
 
 def check_size(size: int) -> None:

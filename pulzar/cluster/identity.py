@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from pulzar.cluster.membership import Members
-from pulzar.disk import Disk, read_file, write_file
+from pulzar.disk import Disk, read_file, replace_file
 from pulzar.errors import InvalidSetting, OpenError
 
 KEY_NAME = "cluster.key"
@@ -65,7 +65,7 @@ def keep_key(disk: Disk, directory: str, key: str) -> None:
     path = f"{directory}/{KEY_NAME}"
     if disk.exists(path):
         return
-    _replace(disk, directory, KEY_NAME, key.encode() + b"\n", private=True)
+    replace_file(disk, path, key.encode() + b"\n", private=True)
 
 
 def own_key(
@@ -133,15 +133,4 @@ def _state(disk: Disk, directory: str) -> MasterState | None:
 def write_state(disk: Disk, directory: str, state: MasterState) -> None:
     """Keep it, durably. Raises OSError."""
     content = msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
-    _replace(disk, directory, STATE_NAME, content)
-
-
-def _replace(
-    disk: Disk, directory: str, name: str, content: bytes, *, private: bool = False
-) -> None:
-    new = f"{directory}/{name}.new"
-    if disk.exists(new):
-        disk.unlink(new)
-    write_file(disk, new, content, private=private)
-    disk.rename(new, f"{directory}/{name}")
-    disk.sync_directory(directory)
+    replace_file(disk, f"{directory}/{STATE_NAME}", content)

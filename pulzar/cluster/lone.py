@@ -48,11 +48,19 @@ class LoneOperations:
     def health(self) -> Health:
         """Every key has one copy."""
         reason = self._front.not_ready()
+        damaged = len(self._front.local.serving.maintenance.damaged())
+        status = "ok"
         sentence = "Every byte has 1 copy, on this machine: back it up, or let another one join."
+        if damaged:
+            status = "critical"
+            sentence = (
+                f"{damaged} values do not match their checksums any more, the log says which: "
+                "restore them from a backup, or delete them."
+            )
         if reason is not None:
-            sentence = f"Data cannot be served: {reason}."
+            status, sentence = "critical", f"Data cannot be served: {reason}."
         return Health(
-            status="ok" if reason is None else "critical",
+            status=status,
             sentence=sentence,
             redundancy=1,
             wanted=1,

@@ -45,7 +45,8 @@ class Presence(Message, frozen=True, kw_only=True):
     member of one. `generation` is that of the newest list of members it knows, `epoch` the largest
     it promised, `entries` how many keys its index has, deletes included. (`opening`, `seq`) is the
     head of its log. `room_bytes` is what values may still take, `failed` why it takes no writes.
-    `members` is the value of its newest MEMBERS record, where the master may not know it.
+    `members` is the value of its newest MEMBERS record, where the master may not know it. `damaged`
+    are some of the copies, by key and version, that its scrub found damaged.
     """
 
     protocol: int
@@ -65,6 +66,7 @@ class Presence(Message, frozen=True, kw_only=True):
     now_ms: int
     failed: str = ""
     members: bytes = b""
+    damaged: list[tuple[bytes, int]] = []
 
 
 class Welcome(Message, frozen=True, kw_only=True):

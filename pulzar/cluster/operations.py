@@ -177,6 +177,8 @@ class Operations:
         wanted = self._store.options.replicas
         redundancy = self._store.repair.redundancy()
         absent = [m for m in self._store.members.values() if m.state != State.ONLINE]
+        present = [m.presence for m in self._store.members.values() if m.presence is not None]
+        damaged = sum(len(presence.damaged) for presence in present)
         reason = self._store.not_ready()
         if reason is not None:
             status, sentence = "critical", f"Data cannot be served: {reason}."
@@ -191,6 +193,12 @@ class Operations:
             sentence = (
                 f"{redundancy.under} keys have fewer copies online than they should; the least "
                 f"redundant byte has {redundancy.least}."
+            )
+        elif damaged:
+            status = "degraded"
+            sentence = (
+                f"{damaged} copies do not match their checksums any more, and are made anew where "
+                "there is another one."
             )
         elif absent:
             status = "degraded"

@@ -162,9 +162,9 @@ class Repair:
             if member is not None and member.online:
                 self._add("hide", key, entry.version, number)
 
-    def damaged(self, key: bytes, entry: Entry, number: int) -> None:
+    def damaged(self, key: bytes, version: int, number: int) -> None:
         """A copy is damaged: make it anew."""
-        self._add("heal", key, entry.version, number)
+        self._add("heal", key, version, number)
 
     def mend(self, key: bytes) -> None:
         """A key may have too few copies."""
@@ -302,7 +302,7 @@ class Repair:
             member = self._members[number]
             found = await member.fetch(key, entry.version)
             if found.status == DAMAGED:
-                self.damaged(key, entry, number)
+                self.damaged(key, entry.version, number)
                 return False
             if found.status != FOUND:
                 member.break_off(LinkBroken("it lacks a version that it had acknowledged"))
@@ -386,7 +386,7 @@ class Repair:
             if found.status == FOUND:
                 return found, member
             if found.status == DAMAGED:
-                self.damaged(key, entry, number)
+                self.damaged(key, entry.version, number)
         if entry.inline is not None and entry.complete:
             meta = encode_meta(entry.content_type, entry.replicas)
             return Found(FOUND, meta, entry.inline), None

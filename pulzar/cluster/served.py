@@ -39,7 +39,12 @@ from pulzar.cluster.reconcile import digest_of_columns
 from pulzar.cluster.sessions import Session
 from pulzar.cluster.staging import PeerUpload, StagedUpload, Staging
 from pulzar.errors import Damage, NotReady, PulzarError, StaleSession, Unavailable
-from pulzar.limits import DIGEST_KEYS, INLINE_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
+from pulzar.limits import (
+    DIGEST_KEYS,
+    INLINE_BYTES_MAX,
+    PRESENCE_DAMAGED_MAX,
+    SEGMENT_VALUE_BYTES_MAX,
+)
 from pulzar.varidb.blob import Blob, encode_blob
 from pulzar.varidb.commit import Write
 from pulzar.varidb.entry import Entry
@@ -119,6 +124,7 @@ class ServedVolume:
             free = self.serving.disk.free_bytes(self.serving.directory)
         except OSError as error:
             raise Unavailable(f"the disk does not say how full it is: {error}") from None
+        damaged = self.serving.maintenance.damaged()
         return Presence(
             protocol=PROTOCOL,
             id=self.id,
@@ -137,6 +143,7 @@ class ServedVolume:
             now_ms=self._clock.now_ms(),
             failed=self._volume.log.failed or "",
             members=self._note(Type.MEMBERS),
+            damaged=[(copy.key, copy.version) for copy in damaged[:PRESENCE_DAMAGED_MAX]],
         )
 
     def members(self) -> Members | None:

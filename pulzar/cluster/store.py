@@ -235,7 +235,7 @@ class ClusterStore:
             self.fallen_over_total += 1
             if found.status == DAMAGED:
                 self.damaged_total += 1
-                self.repair.damaged(key, entry, member.number)
+                self.repair.damaged(key, entry.version, member.number)
         raise self._unreadable(entry, answered)
 
     def _readable(self, entry: Entry) -> list[Member]:
@@ -279,7 +279,7 @@ class ClusterStore:
             except Damage:
                 answered += 1
                 self.damaged_total += 1
-                self.repair.damaged(key, entry, member.number)
+                self.repair.damaged(key, entry.version, member.number)
             except PulzarError as error:
                 member.break_off(error)
             if at == end:
@@ -368,7 +368,12 @@ class ClusterStore:
 
     async def heartbeat(self, presence: Presence, host: str) -> Welcome:
         """A volume is there. Raises MemberRefused, Unavailable."""
-        return await self.master.heartbeat(presence, host)
+        welcome = await self.master.heartbeat(presence, host)
+        entry = self.master.list.members.by_id(presence.id)
+        if entry is not None:
+            for key, version in presence.damaged:
+                self.repair.damaged(key, version, entry.number)
+        return welcome
 
     async def plan_upload(self, wanted: UploadWanted) -> UploadPlan:
         """Where the copies of a large value go that a volume was asked to take."""

@@ -17,7 +17,17 @@ import msgspec
 from pulzar.disk import SystemDisk
 from pulzar.errors import PulzarError
 from pulzar.varidb.index import Index
-from pulzar.varidb.task import Answer, Compact, Failed, Seal, Task, run_compact, run_seal
+from pulzar.varidb.task import (
+    Answer,
+    Compact,
+    Failed,
+    Scrub,
+    Seal,
+    Task,
+    run_compact,
+    run_scrub,
+    run_seal,
+)
 
 # What runs in the process. A signal to the whole group is for the parent, which decides when to
 # stop; so it is ignored before the imports, which take their time, and an empty line says so.
@@ -60,7 +70,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         task = decode(line)
         try:
-            answer = run_seal(task, disk) if isinstance(task, Seal) else _compact(task, disk)
+            answer = run_seal(task, disk) if isinstance(task, Seal) else _with_index(task, disk)
         except Exception as error:  # a bug; it must not end the server, again and again
             traceback.print_exc()
             answer = Failed(f"a bug: {error!r}")
@@ -68,12 +78,14 @@ def main() -> None:
         sys.stdout.buffer.flush()
 
 
-def _compact(task: Compact, disk: SystemDisk) -> Answer:
+def _with_index(task: Compact | Scrub, disk: SystemDisk) -> Answer:
     try:
         index = Index.open_readonly(task.views)
     except PulzarError as error:
         return Failed(str(error))
     try:
+        if isinstance(task, Scrub):
+            return run_scrub(task, disk, index)
         return run_compact(task, disk, index)
     finally:
         index.close(clean=False)

@@ -35,6 +35,7 @@ FIRST_NOTE_BYTE = 0xFE
 _PLAIN = frozenset({Type.PUT, Type.DELETE})
 
 BLOB_KEY_BYTE = 0xFE
+_COLUMNS = 65_536  # rows of an index read at once
 
 Item: TypeAlias = tuple[bytes, Position]
 
@@ -47,6 +48,17 @@ class IndexReader(Protocol):
 
     def columns(self, after: bytes, limit: int) -> tuple[list[bytes], list[bytes]]:
         """Keys strictly behind `after` and their packed entries, in key order."""
+
+
+def all_columns(index: IndexReader) -> Iterator[tuple[bytes, bytes]]:
+    """Every key of an index, and its packed entry."""
+    after = b""
+    while True:
+        keys, entries = index.columns(after, _COLUMNS)
+        if not keys:
+            return
+        yield from zip(keys, entries, strict=True)
+        after = keys[-1]
 
 
 class IndexView(IndexReader, Protocol):

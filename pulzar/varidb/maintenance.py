@@ -1,4 +1,4 @@
-"""What a serving volume does beside requests: sealing, compaction, purge, old files.
+"""What a serving volume does beside requests: sealing, compaction, purge, old files, scrub.
 
 The slow part runs in the background process (background.py), one task at a time; this file says
 when, and takes the results in: lines of the MANIFEST through the commit thread, index entries in
@@ -18,6 +18,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from pulzar.clock import Clock
+from pulzar.disk import Disk
 from pulzar.errors import OutOfSpace, PulzarError, Unavailable
 from pulzar.limits import (
     BACKGROUND_LINE_BYTES_MAX,
@@ -25,6 +26,8 @@ from pulzar.limits import (
     COMPACT_LIVE_RATIO_MAX,
     COMPACT_ROOM_SEGMENTS,
     MAINTENANCE_INTERVAL_S,
+    SCRUB_DAMAGED_MAX,
+    SCRUB_SLICE_BYTES,
     SWAP_ENTRIES,
     SWAP_PAUSE_S,
 )
@@ -35,7 +38,29 @@ from pulzar.varidb.crash_point import CrashPoint
 from pulzar.varidb.footer import columns
 from pulzar.varidb.manifest import Replaced
 from pulzar.varidb.record import Record, Type
-from pulzar.varidb.task import Answer, Compact, CompactDone, Failed, Seal, SealDone, Task
+from pulzar.varidb.scrub import (
+    DamagedCopy,
+    Progress,
+    Slice,
+    begun_at,
+    behind,
+    is_due,
+    keep_progress,
+    next_segment,
+    pace,
+    read_progress,
+)
+from pulzar.varidb.task import (
+    Answer,
+    Compact,
+    CompactDone,
+    Failed,
+    Scrub,
+    ScrubDone,
+    Seal,
+    SealDone,
+    Task,
+)
 from pulzar.varidb.volume import Volume
 
 T = TypeVar("T")
@@ -59,15 +84,19 @@ class Maintenance:
         volume: Volume,
         committer: Committer,
         *,
+        disk: Disk,
+        directory: str,
         views: str,
         clock: Clock,
         token: Callable[[int], bytes],
         take_superseded: Callable[[], int],
         purged: Purged | None = None,
     ) -> None:
-        """`views` is the directory of the volume's index; `take_superseded` says how many bytes
-        of it were superseded since the last call."""
+        """`directory` is where the volume is, `views` that of its index; `take_superseded` says
+        how many bytes of it were superseded since the last call."""
         self._volume = volume
+        self._disk = disk
+        self._directory = directory
         self._committer = committer
         self.take_superseded = take_superseded
         self._superseded_bytes = 0
@@ -83,6 +112,8 @@ class Maintenance:
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.compactions_total = 0
         self.purged_total = 0
+        self.scrubbed_bytes_total = 0
+        self._damaged: dict[bytes, DamagedCopy] = {}
 
     async def start(self) -> None:
         """Start the background process and the work that is due."""
@@ -104,6 +135,7 @@ class Maintenance:
             asyncio.create_task(self._watch(self._process)),
             asyncio.create_task(self._seal_rolled()),
             asyncio.create_task(self._tidy()),
+            asyncio.create_task(self._scrub_when_due()),
         ]
 
     async def close(self) -> None:
@@ -120,6 +152,14 @@ class Maintenance:
         """Rewrite sealed segments of which at most that share is live. See `Store.compact`."""
         async with self._turn:
             return await self._compact_all(live_ratio_max)
+
+    def damaged(self) -> list[DamagedCopy]:
+        """Damage that a scrub found in what is not superseded yet."""
+        for copy in list(self._damaged.values()):
+            position = self._volume.index.get(copy.key)
+            if position is None or position.order != (copy.version, copy.seq):
+                del self._damaged[copy.key]
+        return list(self._damaged.values())
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
@@ -153,6 +193,78 @@ class Maintenance:
                     await self.compact(live_ratio_max=COMPACT_LIVE_RATIO_MAX)
             except (OSError, PulzarError) as error:
                 _log.warning("tidying up the volume failed: %s", error)
+
+    async def _scrub_when_due(self) -> None:
+        while True:
+            try:
+                progress = read_progress(self._disk, self._directory)
+                if progress is None:
+                    progress = Progress(began_ms=self._clock.now_ms())
+                    await self._keep(progress)
+                if progress.until or is_due(progress, self._clock.now_ms()):
+                    await self._scrub(progress)
+            except (OSError, PulzarError) as error:
+                _log.warning("the scrub stopped, and goes on later: %s", error)
+            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+
+    async def _scrub(self, progress: Progress) -> None:
+        """Go on with a pass, or begin one, up to its end."""
+        if not progress.until:
+            async with self._turn:
+                await self._committer.roll_if_used()
+                await self._seal_all()
+            until = self._volume.active_segment().id
+            progress = Progress(began_ms=self._clock.now_ms(), until=until)
+            _log.info("a scrub has begun")
+        while (number := next_segment(progress, self._volume.segments)) is not None:
+            progress = begun_at(progress, number)
+            async with self._turn:
+                read = await self._scrub_slice(progress)
+            await self._take_damage(read, number)
+            self.scrubbed_bytes_total += read.read_bytes
+            progress = behind(progress, read)
+            await self._keep(progress)
+            await asyncio.sleep(pace(read.read_bytes, self._disk.used_bytes(self._directory)))
+        await self._keep(Progress(began_ms=progress.began_ms))
+        _log.info("the scrub has ended: %d copies are damaged", len(self.damaged()))
+
+    async def _keep(self, progress: Progress) -> None:
+        keep = partial(keep_progress, self._disk, self._directory, progress)
+        await asyncio.get_running_loop().run_in_executor(None, keep)
+
+    async def _scrub_slice(self, progress: Progress) -> Slice:
+        segment = self._volume.segments.get(progress.segment)
+        if segment is None:  # rewritten while its turn was waited for
+            return Slice(offset=0, chunk=0, ended=True, read_bytes=0, damaged=())
+        task = Scrub(
+            directory=self._volume.directory,
+            views=self._views,
+            segment=segment,
+            offset=progress.offset,
+            chunk=progress.chunk,
+            bytes_max=SCRUB_SLICE_BYTES,
+        )
+        answer = await self._run(task)
+        if isinstance(answer, Failed):
+            raise Unavailable(answer.reason)
+        assert isinstance(answer, ScrubDone)
+        return answer.read
+
+    async def _take_damage(self, read: Slice, segment: int) -> None:
+        if not read.footer_holds:
+            _log.error("scrub: the footer of segment %d does not match its checksum", segment)
+        for copy in read.damaged:
+            _log.error("scrub: %s, of key %r, does not match its checksum", copy.place, copy.key)
+            if copy.type == Type.DELETE:
+                await self._write_again(copy)
+            elif len(self._damaged) < SCRUB_DAMAGED_MAX:
+                self._damaged[copy.key] = copy
+
+    async def _write_again(self, copy: DamagedCopy) -> None:
+        """Write a DELETE a second time; whatever came meanwhile is larger, and wins."""
+        now_ms = self._clock.now_ms()
+        record = Record(type=Type.DELETE, key=copy.key, version=copy.version, created_ms=now_ms)
+        await self._committer.write(record)
 
     async def _remove_retired(self) -> None:
         now_ms = self._clock.now_ms()

@@ -2,6 +2,7 @@
 
     DIRECTORY/volume/          the volume: the log is the database
     DIRECTORY/volume.views/    its index           (may be deleted while the process is down)
+    DIRECTORY/scrub.json       how far the scrub is
 
 A store on one machine is one of these with a catalog (store.py); a volume of a cluster is one
 with a master elsewhere.
@@ -98,6 +99,8 @@ class ServingVolume:
         self.maintenance = Maintenance(
             volume,
             self.committer,
+            disk=disk,
+            directory=directory,
             views=views_of(directory),
             clock=clock,
             token=token,
@@ -142,6 +145,8 @@ class ServingVolume:
             "commit_batches_total": self.committer.batches_total,
             "compactions_total": self.maintenance.compactions_total,
             "purged_deletes_total": self.maintenance.purged_total,
+            "scrubbed_bytes_total": self.maintenance.scrubbed_bytes_total,
+            "damaged_copies": len(self.maintenance.damaged()),
             "damaged_reads_total": self.reader.damaged_total,
             "damaged_places": len(self.volume.damaged),
             "log_seq": log.durable_seq,

@@ -4,7 +4,7 @@ A task is all that it needs to know, an answer all that came of it; both travel 
 writes new files only, and nothing of it counts until the volume took the answer in.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -12,15 +12,14 @@ from pulzar.disk import Disk
 from pulzar.errors import Damage, PulzarError
 from pulzar.limits import SEGMENT_RECORDS_MAX
 from pulzar.varidb.compaction import Rewritten, Weight, compacted_header, plan, rewrite, weigh
-from pulzar.varidb.following import IndexReader, footer_of
+from pulzar.varidb.following import IndexReader, all_columns, footer_of
 from pulzar.varidb.footer import entry_order, entry_type
 from pulzar.varidb.purge import Deleted, without_older
 from pulzar.varidb.record import Type
+from pulzar.varidb.scrub import Slice, read_slice
 from pulzar.varidb.sealing import SealedSegment, seal
 from pulzar.varidb.segment import KIND_LOG
 from pulzar.varidb.survey import Segment
-
-_COLUMNS = 65_536
 
 
 class Seal(msgspec.Struct, frozen=True, tag="seal"):
@@ -48,6 +47,17 @@ class Compact(msgspec.Struct, frozen=True, tag="compact", kw_only=True):
     purge: bool
 
 
+class Scrub(msgspec.Struct, frozen=True, tag="scrub", kw_only=True):
+    """Read on in a segment; see scrub.py."""
+
+    directory: str
+    views: str
+    segment: Segment
+    offset: int
+    chunk: int
+    bytes_max: int
+
+
 class SealDone(msgspec.Struct, frozen=True, tag="sealed"):
     """The segment, now with a footer."""
 
@@ -61,6 +71,12 @@ class CompactDone(msgspec.Struct, frozen=True, tag="compacted"):
     purged: tuple[Deleted, ...]
 
 
+class ScrubDone(msgspec.Struct, frozen=True, tag="scrubbed"):
+    """What was read, and what is damaged."""
+
+    read: Slice
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The task was given up; nothing of it counts. `inputs` are those that stood in the way."""
 
@@ -68,8 +84,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     inputs: tuple[int, ...] = ()
 
 
-Task = Seal | Compact
-Answer = SealDone | CompactDone | Failed
+Task = Seal | Compact | Scrub
+Answer = SealDone | CompactDone | ScrubDone | Failed
 
 
 def run_seal(task: Seal, disk: Disk) -> SealDone | Failed:
@@ -78,6 +94,23 @@ def run_seal(task: Seal, disk: Disk) -> SealDone | Failed:
         return SealDone(seal(disk, task.directory, task.segment))
     except (OSError, PulzarError) as error:
         return Failed(str(error))
+
+
+def run_scrub(task: Scrub, disk: Disk, index: IndexReader) -> ScrubDone | Failed:
+    """Do a Scrub. Everything that can go wrong is an answer."""
+    try:
+        read = read_slice(
+            disk,
+            task.directory,
+            index,
+            task.segment,
+            offset=task.offset,
+            chunk=task.chunk,
+            bytes_max=task.bytes_max,
+        )
+    except (OSError, PulzarError) as error:
+        return Failed(str(error))
+    return ScrubDone(read)
 
 
 def run_compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone | Failed:
@@ -92,7 +125,7 @@ def _compact(task: Compact, disk: Disk, index: IndexReader) -> CompactDone | Fai
     sealed = [segment for segment in task.segments if segment.trailer is not None]
     # The end of an unsealed segment stands in the header of the one behind it.
     waiting = [segment.id for segment in task.segments if segment.trailer is None]
-    weights = weigh(_columns(index))
+    weights = weigh(all_columns(index))
     groups = plan(
         [s for s in sealed if _is_candidate(s, task, first_waiting=min(waiting, default=None))],
         weights,
@@ -147,17 +180,6 @@ def _is_candidate(segment: Segment, task: Compact, *, first_waiting: int | None)
     if segment.header.kind != KIND_LOG or first_waiting is None:
         return True
     return segment.id < first_waiting
-
-
-def _columns(index: IndexReader) -> Iterator[tuple[bytes, bytes]]:
-    """Every key of an index, and its packed entry."""
-    after = b""
-    while True:
-        keys, entries = index.columns(after, _COLUMNS)
-        if not keys:
-            return
-        yield from zip(keys, entries, strict=True)
-        after = keys[-1]
 
 
 def _purgeable(

@@ -29,10 +29,12 @@ MESSAGES: list[tuple[m.Message, str]] = [
             used_bytes=1 << 30,
             room_bytes=1 << 39,
             now_ms=1_700_000_000_000,
+            damaged=[(b"k", 1 << 40)],
         ),
-        "dc001101d920" + ID.encode().hex() + "a169a5616c706861b4"
+        "dc001201d920" + ID.encode().hex() + "a169a5616c706861b4"
         "687474703a2f2f31302e302e302e313a39303031a0000307c410" + OPENING.hex() + "09"
-        "cf0000010000000000ce40000000cf0000008000000000cf0000018bcfe56800a0c400",
+        "cf0000010000000000ce40000000cf0000008000000000cf0000018bcfe56800a0c400"
+        "9192c4016bcf0000010000000000",
     ),
     (
         m.Welcome(protocol=1, cluster=ID, generation=2, epoch=3, now_ms=5, state="online"),

@@ -181,12 +181,13 @@ def test_an_older_copy_is_known_by_what_was_taken_in_ahead_of_the_cursor(
             index = cluster.volumes["v0"].serving.volume.index
             await cluster.until(lambda: index.get(b"slow") is not None)
             shutil.copytree(tmp_path / "v0", tmp_path / "copy")
-            number = 0
-            while index.get(b"late-%d" % number) is None:  # until one is on v0
-                number += 1
-                await cluster.store.put(Put(b"late-%d" % number, b"x" * 3000))
-            late = b"late-%d" % number
-            slow.cancel()
+            keys = [b"late-%d" % number for number in range(20)]
+            puts = [cluster.store.put(Put(key, b"x" * 3000)) for key in keys]
+            writing = [slow, *map(asyncio.create_task, puts)]  # those to v1 wait behind "slow"
+            await cluster.until(lambda: any(map(cluster.store.lookup, keys)))
+            late = next(key for key in keys if cluster.store.lookup(key) is not None)
+            for task in writing:
+                task.cancel()
             monkeypatch.undo()
             monkeypatch.setattr("pulzar.cluster.repair.Repair.returned", lambda *_: None)
             await cluster.stop_master()

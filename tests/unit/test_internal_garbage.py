@@ -257,7 +257,7 @@ def test_garbage_at_a_master_is_refused_and_nobody_joins(tmp_path: Path) -> None
         clock = ManualClock()
         async with LocalCluster(str(tmp_path), clock, volumes=1) as cluster:
             app = build_master_app(cluster.store, KEY, clock=clock)
-            before = cluster.store.master.list
+            before = cluster.store.master.list.members
             for path in MASTER_PATHS:
                 for _ in range(ROUNDS):
                     body = spoilt(m.encode(GOOD[path]), rng)
@@ -266,12 +266,15 @@ def test_garbage_at_a_master_is_refused_and_nobody_joins(tmp_path: Path) -> None
                 presence = msgspec.structs.replace(GOOD["/skynet/heartbeat"], **changed)
                 body = m.encode(presence)
                 refused(await ask(app, "POST", "/skynet/heartbeat", body, headers()), changed)
-            assert cluster.store.master.list == before
+            assert cluster.store.master.list.members == before
 
     asyncio.run(life())
 
 
 BAD_PRESENCES: list[dict[str, Any]] = [
+    {"damaged": [(b"", 1)]},
+    {"damaged": [(b"k", -1)]},
+    {"damaged": [(b"k", 1)] * 101},
     {"protocol": 0},
     {"protocol": 2},
     {"id": ""},
