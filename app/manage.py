@@ -89,7 +89,8 @@ def restore(master: str, volume: str, patience_s: float) -> int:
 def ask(request: urllib.request.Request) -> Dict[str, Any]:
     """The JSON that the master answers."""
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        return json.load(answer)
+        progress: Dict[str, Any] = json.load(answer)
+        return progress
 
 
 def show(progress: Dict[str, Any]) -> None:

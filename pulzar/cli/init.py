@@ -1,6 +1,7 @@
-"""`pulzar init DIR`: a site folder of your own, with the commented settings."""
+"""`pulzar init DIR`: a site folder of your own, with the commented settings, and manage.py."""
 
 import os
+from importlib.resources import files
 
 import click
 
@@ -11,11 +12,14 @@ from pulzar.disk import Disk, SystemDisk, write_file
 from pulzar.errors import InvalidParameter
 from pulzar.settings import server_conf
 
+MANAGE = "manage.py"
+
 
 def site_files() -> dict[str, str]:
     """What a new site folder holds: path in it -> content."""
     return {
         SETTINGS_FILE: server_conf(),
+        MANAGE: files("pulzar.cli").joinpath(MANAGE).read_text(encoding="utf-8"),
         ".gitignore": "/storage/\n",
         "jobs/.gitkeep": "",
         "third_party/.gitkeep": "",
@@ -45,8 +49,9 @@ def make_site(disk: Disk, directory: str) -> list[str]:
 def command(directory: str, as_json: bool) -> None:
     """Make a site folder: settings, jobs, extensions.
 
-    Writes config/server.conf with every setting explained, and the folders for job scripts and
-    extensions. Files that are there already stay as they are. Start it with `pulzar up --app DIR`.
+    Writes config/server.conf with every setting explained, manage.py, which needs nothing but
+    Python, and the folders for job scripts and extensions. Files that are there already stay as
+    they are. Start it with `pulzar up --app DIR`.
     """
     if not directory:
         raise InvalidParameter("DIR is empty: name a folder, . for this one")

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pulzar.cli.init import MANAGE, site_files
 from pulzar.config import Config, load
 from pulzar.disk import SystemDisk
 from pulzar.errors import InvalidSetting
@@ -59,6 +60,10 @@ def test_server_conf_of_the_specification_loads(tmp_path: Path) -> None:
 
 def test_shipped_server_conf_is_the_table() -> None:
     assert SHIPPED.read_text() == server_conf()
+
+
+def test_shipped_manage_py_is_what_a_new_site_gets() -> None:
+    assert Path(SHIPPED.parents[1], MANAGE).read_text() == site_files()[MANAGE]
 
 
 def test_shipped_server_conf_holds_every_default(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -301,7 +302,7 @@ def test_a_pass_goes_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.Monk
         places: list[Progress] = []
         await until(lambda: paces)
         for stop in range(5, 100, 5):
-            await until(lambda stop=stop: len(paces) >= stop or ended(tmp_path))  # type: ignore[misc]
+            await until(partial(stopped_or_ended, paces, stop, tmp_path))
             progress = read_progress(SystemDisk(), str(tmp_path))
             assert progress is not None
             if not progress.until:
@@ -318,6 +319,10 @@ def test_a_pass_goes_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.Monk
         await store.close()
 
     asyncio.run(life())
+
+
+def stopped_or_ended(paces: list[float], stop: int, directory: Path) -> bool:
+    return len(paces) >= stop or ended(directory)
 
 
 def ended(directory: Path) -> bool:
