@@ -125,8 +125,8 @@ def _state(disk: Disk, directory: str) -> MasterState | None:
         raise OpenError(
             f"{path} cannot be read ({error}): remove it, the volumes know what it said"
         ) from None
-    if state.format > FORMAT:
-        raise OpenError(f"{path} has format {state.format}; this version reads up to {FORMAT}")
+    if state.format != FORMAT:
+        raise OpenError(f"{path} has format {state.format}; this version of Pulzar reads {FORMAT}")
     return state
 
 

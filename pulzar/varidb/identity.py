@@ -38,7 +38,7 @@ def read_identity(disk: Disk, directory: str) -> Identity:
     try:
         content = read_file(disk, f"{directory}/{IDENTITY_NAME}")
         identity = msgspec.json.decode(content, type=Identity)
-        valid = identity.pulzar == "volume" and len(identity.id) == 16 and identity.format >= 1
+        valid = identity.pulzar == "volume" and len(identity.id) == 16
     except (FileNotFoundError, msgspec.DecodeError, ValueError):
         raise stranger from None
     if not valid:
@@ -46,6 +46,10 @@ def read_identity(disk: Disk, directory: str) -> Identity:
     if identity.format > FORMAT:
         raise VolumeTooNew(
             f"{directory} has format {identity.format}; this version of Pulzar reads up to {FORMAT}"
+        )
+    if identity.format < FORMAT:
+        raise NotAVolume(
+            f"{directory} has format {identity.format}; this version of Pulzar reads {FORMAT}"
         )
     return identity
 

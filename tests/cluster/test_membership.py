@@ -1,5 +1,6 @@
 """Who may be a member, and how one goes: over the network as everybody else would."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -235,3 +236,37 @@ def test_the_only_copy_of_a_key_is_given_up_only_if_told_so(
         else:
             assert answer.data == value
     assert codes == {200, 404, 503}
+
+
+def set_format(path: Path, number: int) -> None:
+    """Let a file say that it was written by another version."""
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "format": number}))
+
+
+def test_what_another_version_wrote_is_left_alone(
+    make_machines: MakeMachines, http: urllib3.PoolManager
+) -> None:
+    machines = make_machines(volumes=2, replicas=2)
+    keys = Keys(machines, http)
+    keys.fill(20)
+    volume = machines.volumes[1]
+    assert volume.terminate() == 0
+    identity = Path(volume.directory, "volume", "volume.json")
+    set_format(identity, 2)
+    assert "has format 2; this version of Pulzar reads up to 1" in refused(machines, volume)
+    set_format(identity, 0)
+    assert "has format 0; this version of Pulzar reads 1" in refused(machines, volume)
+    keys.check()
+    set_format(identity, 1)
+    volume.start()
+    machines.wait(lambda: machines.online() == {"v0", "v1"})
+    assert machines.master.terminate() == 0
+    state = Path(machines.master.directory, "cluster.json")
+    for number in (2, 0):
+        set_format(state, number)
+        assert f"has format {number}; this version" in refused(machines, machines.master)
+    set_format(state, 1)
+    machines.master.start()
+    machines.wait_redundant(2)
+    keys.check()
