@@ -304,8 +304,7 @@ class Volume:
                 offset = SEGMENT.size
                 while offset < len(data):
                     record = _record(segment, data, offset, whole=whole, mend=True)
-                    item = record or range(offset, _next(segment, data, offset + 8))
-                    yield item
+                    yield (item := record or range(offset, _next(segment, data, offset + 8)))
                     offset = item.end if isinstance(item, Record) else item.stop
 
 
@@ -360,7 +359,8 @@ def _record(
 
 def _next(segment: Segment, data: Any, offset: int) -> int:
     """Where the next record begins, at a multiple of 8."""
-    while (offset := data.find(MAGIC, offset)) >= 0:
+    # Not at the last byte: Python 3.11.2 looks one further, out of the map (its issue 105235).
+    while (offset := data.find(MAGIC, offset, len(data) - 1)) >= 0:
         if offset % 8 == 0 and _record(segment, data, offset) is not None:
             return offset
         offset += 1

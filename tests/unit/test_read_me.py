@@ -20,11 +20,27 @@ from pulzar.varidb.log import segment_path
 from pulzar.varidb.read_me import READ_ME_NAME, read_me, write_read_me
 from pulzar.varidb.record import Record, Type, encode, encode_meta, make_version
 from pulzar.varidb.segment import KIND_COMPACTED, SegmentHeader, encode_segment_header
-from pulzar.varidb.standalone_reader import crc32c, file_name
+from pulzar.varidb.standalone_reader import Segment, _next, crc32c, file_name
 from pulzar.varidb.volume import Options, Volume
 from tests.model.engine import BLOB, Engine
 
 NOW_MS = 1_700_000_000_000
+
+
+class Mapped(bytes):
+    """A map behind which there is nothing: looking for something must stop before its last byte,
+    as some Pythons look at one byte more."""
+
+    def find(self, what: bytes, start: int, end: int) -> int:  # type: ignore[override]
+        assert end < len(self)
+        return super().find(what, start, end)
+
+
+def test_nothing_is_read_behind_the_end_of_a_segment() -> None:
+    segment = Segment(1, "", 0, 0, 0, 1, 0, None, doubtful=False)
+    for size in (8, 4096, 8192):
+        for offset in (0, size - 8, size - 1, size):
+            assert _next(segment, Mapped(size), offset) == size
 
 
 def run(directory: str | Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
