@@ -8,7 +8,7 @@ their order.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from pulzar.clock import Clock
 from pulzar.cluster.link import Link
@@ -38,7 +38,15 @@ from pulzar.cluster.messages import (
 from pulzar.cluster.reconcile import digest_of_columns
 from pulzar.cluster.sessions import Session
 from pulzar.cluster.staging import PeerUpload, StagedUpload, Staging
-from pulzar.errors import Damage, NotReady, PulzarError, StaleSession, Unavailable
+from pulzar.errors import (
+    Damage,
+    NotReady,
+    OutcomeUnknown,
+    OutOfSpace,
+    PulzarError,
+    StaleSession,
+    Unavailable,
+)
 from pulzar.limits import (
     DIGEST_KEYS,
     INLINE_BYTES_MAX,
@@ -223,10 +231,11 @@ class ServedVolume:
         self._committer.submit_many([*writes, last])
         self.appends_total += 1
         self._superseded_bytes += append.superseded_bytes
-        await done
-        for write in writes:
-            if write.error is not None:
-                raise write.error
+        with contextlib.suppress(PulzarError):
+            await done
+        error = _error_of([write.error for write in (*writes, last)])
+        if error is not None:
+            raise error
         for record in records:
             if record.type == Type.EPOCH and epoch_of(record.version) > self._promised:
                 self._promised, self._promised_to = epoch_of(record.version), record.value
@@ -373,6 +382,15 @@ class ServedVolume:
         self.leave()
         self._session.end()
         self._staging.close()
+
+
+def _error_of(errors: Sequence[PulzarError | None]) -> PulzarError | None:
+    """What became of an append whose writes ended like that. OutOfSpace says that nothing of it
+    was written, and the session goes on."""
+    error = next((error for error in errors if error is not None), None)
+    if isinstance(error, OutOfSpace) and not all(isinstance(one, OutOfSpace) for one in errors):
+        return OutcomeUnknown(f"a part of the append was written: {error}")
+    return error
 
 
 def _record(new: NewRecord, staged: dict[str, bytes | Blob]) -> Record:
