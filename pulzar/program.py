@@ -120,7 +120,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
 
     leaving = asyncio.create_task(_leave(stop, front.leave))
 
-    if not alone:
+    if not local.alone:
         front.url = config.advertise or _url(config.host, config.port)
         await front.become_cluster()
     app = build_front_app(front, key, clock=clock, chunk_timeout_s=config.client_timeout_s)

@@ -75,7 +75,7 @@ class Master:
         local: ServedVolume | None = None,
     ) -> None:
         self.members = members
-        self.list = MemberList(directory, state, disk=disk)
+        self.list = MemberList(directory, state, disk=disk, catalog=catalog)
         self._clock = clock
         self._catalog = catalog
         self._writer = writer

@@ -9,11 +9,15 @@ told at once where that is possible, else when they are heard again.
                not wait for it
     leaves     it is not used any more from that moment on; refused where no other member is known
                to have the list so far
+
+The catalog names volumes by their numbers in the list, so it remembers which one that was. It is
+told before cluster.json is written: a catalog that is ahead of it, or knows of a list where there
+is no cluster.json any more, is thrown away (opening.py).
 """
 
 import msgspec
 
-from pulzar.cluster.identity import FORMAT, MasterState, write_state
+from pulzar.cluster.identity import FORMAT, STATE_NAME, MasterState, write_state
 from pulzar.cluster.membership import (
     Entry,
     Members,
@@ -25,17 +29,19 @@ from pulzar.cluster.membership import (
 )
 from pulzar.cluster.messages import Presence
 from pulzar.disk import Disk
-from pulzar.errors import Unavailable
+from pulzar.errors import MemberRefused, Unavailable
+from pulzar.varidb.catalog import Catalog
 
 
 class MemberList:
     """What one master remembers. Each change is durable when its call returns; all of them raise
-    OSError where that cannot be."""
+    OSError, OutOfSpace or ViewBroken where that cannot be."""
 
-    def __init__(self, directory: str, state: MasterState, *, disk: Disk) -> None:
+    def __init__(self, directory: str, state: MasterState, *, disk: Disk, catalog: Catalog) -> None:
         self._directory = directory
         self._state = state
         self._disk = disk
+        self._catalog = catalog
 
     @property
     def members(self) -> Members:
@@ -65,10 +71,14 @@ class MemberList:
         return volume_id not in self._state.unwitnessed
 
     def _keep(self, state: MasterState) -> None:
-        if state != self._state:
-            state = msgspec.structs.replace(state, format=FORMAT)
-            write_state(self._disk, self._directory, state)
-            self._state = state
+        if state == self._state:
+            return
+        generation = state.members.generation
+        if generation != self._state.members.generation:
+            self._catalog.begin_generation(generation)
+        state = msgspec.structs.replace(state, format=FORMAT)
+        write_state(self._disk, self._directory, state)
+        self._state = state
 
     def begin_epoch(self, epoch: int) -> None:
         """Take an epoch that was never used."""
@@ -86,12 +96,21 @@ class MemberList:
     # The list.
 
     def adopt(self, members: Members | None) -> bool:
-        """Take over a list if it is newer than the one that holds; whether it was."""
+        """Take over a list if it is newer than the one that holds; whether it was. Raises
+        MemberRefused where it is another one of the same generation."""
         best = newest((self.members, members), self.members.cluster)
-        if best.generation <= self.members.generation:
+        if best.generation > self.members.generation:
+            self._keep(msgspec.structs.replace(self._state, members=best))
+            return True
+        if members is None or members == best or members.cluster != best.cluster:
             return False
-        self._keep(msgspec.structs.replace(self._state, members=best))
-        return True
+        if members.generation == best.generation:
+            raise MemberRefused(
+                f"there are two lists of members of generation {best.generation}, and the master "
+                "has another one than this volume: two masters were used with one key, or an old "
+                f"copy of {STATE_NAME}"
+            )
+        return False
 
     def join(self, presence: Presence) -> Entry:
         """A volume becomes a member; its entry."""

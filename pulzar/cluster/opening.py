@@ -1,17 +1,20 @@
 """Opens the master's side of a cluster: catalog and memory, wired to what works with them."""
 
+import logging
 import os
 import random
 from collections.abc import Callable
 
 from pulzar.clock import Clock
-from pulzar.cluster.identity import cluster_id, read_state
+from pulzar.cluster.identity import STATE_NAME, cluster_id, read_state
 from pulzar.cluster.link import Link
 from pulzar.cluster.master import Master
 from pulzar.cluster.served import ServedVolume
 from pulzar.cluster.store import ClusterOptions, ClusterStore
 from pulzar.disk import Disk
 from pulzar.varidb.catalog import Catalog
+
+_log = logging.getLogger(__name__)
 
 
 async def open_cluster(
@@ -59,8 +62,20 @@ def begin_cluster(
     local: ServedVolume | None = None,
 ) -> ClusterStore:
     """Begin to be the master of a cluster with this catalog; `local` is the volume of this
-    process, if it has one. Raises OpenError, OSError."""
+    process, if it has one. Raises OpenError, OSError, OutOfSpace.
+
+    The catalog is kept only where cluster.json tells whom its numbers mean.
+    """
     state = read_state(disk, directory, cluster_id(key))
+    generation = catalog.generation()
+    if generation != state.members.generation:
+        _log.warning(
+            "the catalog belongs to list of members %d, %s has list %d: it is filled anew",
+            generation,
+            STATE_NAME,
+            state.members.generation,
+        )
+        catalog.reset()
     store = ClusterStore(catalog, clock=clock, options=options, draw=draw)
     store.master = Master(
         directory,

@@ -65,6 +65,7 @@ _TABLES = ("keys", "reserved", "deletes", "created", "expiry", "copies")
 _ROW_BYTES = 3 * KEY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + INLINE_BYTES_MAX
 _LOADED_ROW_BYTES = 80  # without its key
 _LOADING = b"loading"  # a cursor's name, while the catalog is being filled from footers
+_GENERATION = b"generation"
 
 
 Holders: TypeAlias = tuple[tuple[int, int], ...]
@@ -154,6 +155,11 @@ class Catalog:
         further, where records before it were still missing. Raises ViewBroken."""
         met, cursor = self.view.cursor(_met(holder))[0], self.cursor(holder)
         return met if met.seq > cursor.seq else cursor
+
+    def generation(self) -> int:
+        """That of the list of members by whose numbers the rows name volumes; 0: this machine is
+        alone. Raises ViewBroken."""
+        return self.view.cursor(_GENERATION)[0].seq
 
     def status(self) -> Status:
         """The stat of the users' keys. Raises ViewBroken."""
@@ -319,6 +325,11 @@ class Catalog:
         Raises OutOfSpace, ViewBroken."""
         with self._following(0, ((holder, cursor),)) as transaction:
             transaction.delete(_met(holder), db=self.view.tables["cursors"])
+
+    def begin_generation(self, generation: int) -> None:
+        """Another list of members holds. Raises OutOfSpace, ViewBroken."""
+        with self.view.write() as transaction:
+            self.view.put_cursor(transaction, _GENERATION, Cursor(b"", generation))
 
     @contextmanager
     def _following(

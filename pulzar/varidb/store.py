@@ -41,7 +41,7 @@ from pulzar.varidb.catalog import BadRows, Catalog, Change, Newest
 from pulzar.varidb.catalog_row import change_of
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
 from pulzar.varidb.expiry import expire
-from pulzar.varidb.following import FIRST_NOTE_BYTE, UNSURE_KEY, Logged
+from pulzar.varidb.following import FIRST_NOTE_BYTE, UNSURE_KEY, Logged, note_key
 from pulzar.varidb.index import Index
 from pulzar.varidb.position import Cursor
 from pulzar.varidb.record import KEYED, Record, Type, decode_meta, make_version
@@ -65,8 +65,9 @@ async def open_store(
 ) -> "LocalStore":
     """Open the store in `directory`, or begin one there. Raises OpenError.
 
-    Where it is not `alone`, it is to be handed over to a cluster at once: nothing is deleted here
-    that other machines may know better, or need.
+    Where it is not `alone`, or its volume was a member of a cluster once, it is to be handed over
+    to a cluster at once: nothing is deleted here that other machines may know better, or need, and
+    the catalog is left to the cluster.
     """
     options = options or StoreOptions()
     async with AsyncExitStack() as undo:  # where it fails, nothing may stay open or locked
@@ -75,9 +76,11 @@ async def open_store(
         try:
             catalog = Catalog.open(f"{directory}/catalog.views", identity=volume.id)
             undo.callback(catalog.close, clean=False)
-            if volume.is_other:
+            alone = alone and volume.index.get(note_key(Type.MEMBERS)) is None
+            if volume.is_other or not (alone or catalog.generation()):
                 catalog.reset()
-            fill_catalog(catalog, volume, holder=_HOLDER)
+            if alone:
+                fill_catalog(catalog, volume, holder=_HOLDER)
             store = LocalStore(
                 directory,
                 volume,
@@ -161,7 +164,7 @@ def _change(logged: Logged) -> Change:
 
 
 class LocalStore:
-    """Implements `entry.Store` over one local volume."""
+    """Implements `entry.Store` over one local volume. `alone`: it is not handed over at once."""
 
     direct_bytes_max = SEGMENT_VALUE_BYTES_MAX
 
@@ -177,7 +180,7 @@ class LocalStore:
         token: Callable[[int], bytes],
         alone: bool,
     ) -> None:
-        self._alone = alone
+        self.alone = alone
         self._volume = volume
         self.catalog = catalog
         self._clock = clock
@@ -189,7 +192,7 @@ class LocalStore:
             options=options,
             token=token,
             take_superseded=self._take_superseded,
-            follow=self._follow,
+            follow=self._follow if alone else None,
             purged=catalog.drop_deletes if alone else None,
         )
         self._committer = self.serving.committer
@@ -207,7 +210,7 @@ class LocalStore:
         version = make_version(self._epoch, 0)
         await self._committer.write(Record(type=Type.EPOCH, version=version, created_ms=now_ms))
         await self.serving.start()
-        if self._alone:
+        if self.alone:
             self._expiry = asyncio.create_task(expire(self.catalog, self._writer, self._clock))
 
     async def hand_over(self) -> None:
@@ -354,7 +357,7 @@ class LocalStore:
         await self.stop()
         try:
             self.serving.close()
-            if self._volume.log.failed is None:  # else the catalog may lack what the log has
+            if self.alone and self._volume.log.failed is None:  # else it may lack what the log has
                 self.catalog.apply([], _HOLDER, self._volume.log.cursor())
         except PulzarError:
             self.catalog.close(clean=False)

@@ -145,6 +145,12 @@ def test_a_machine_that_was_alone_is_joined(
     keys.fill(10, prefix="again")
     assert keys.copies["again-0"] == "2/2"
     keys.check()
+    machines.master.kill()  # without its list of members it is not alone: its volume knows
+    Path(data, "cluster.json").unlink()
+    machines.master.start()
+    machines.wait(lambda: machines.get("/readyz"))
+    machines.wait(lambda: machines.online() == {alone["node"], "v0", "v1"})
+    keys.check()
 
 
 def test_a_machine_stays_alone_where_nobody_may_join(

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pulzar.cluster.identity import STATE_NAME
+from pulzar.cluster.membership import encode_members, renamed
 from pulzar.cluster.messages import Append, Appended
-from pulzar.errors import LinkBroken, OutcomeUnknown, PulzarError, Unavailable
+from pulzar.errors import LinkBroken, MemberRefused, OutcomeUnknown, PulzarError, Unavailable
 from pulzar.testing import ManualClock
 from pulzar.testing.cluster import Gate, LocalCluster
 from pulzar.varidb.entry import Put
@@ -55,6 +57,15 @@ async def wipe_master(cluster: LocalCluster) -> None:
     directory = Path(cluster.directory, "master")
     shutil.rmtree(directory / "catalog.views")
     (directory / STATE_NAME).unlink()
+
+
+def forget_members(cluster: LocalCluster) -> None:
+    """cluster.json is gone, or put back as it was; the catalog is as it was left."""
+    state = Path(cluster.directory, "master", STATE_NAME)
+    copy = Path(cluster.directory, "copy", STATE_NAME)
+    state.unlink()
+    if copy.exists():
+        shutil.copy(copy, state)
 
 
 async def stop(cluster: LocalCluster, *numbers: int) -> None:
@@ -243,5 +254,52 @@ def test_a_copy_on_a_volume_that_is_removed_meanwhile_does_not_count(
             with pytest.raises(OutcomeUnknown):
                 await writing
             assert cluster.store.lookup(b"key") is None
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("put_back", [False, True], ids=["gone", "an older one"])
+def test_a_catalog_is_not_believed_without_its_list_of_members(
+    tmp_path: Path, put_back: bool
+) -> None:
+    """Its cursors would be taken for memory: then nobody waits for those who are not heard."""
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            if put_back:
+                (tmp_path / "copy").mkdir()
+                shutil.copy(tmp_path / "master" / STATE_NAME, tmp_path / "copy")
+            await cluster.stop(1)
+            await cluster.until(lambda: not cluster.is_online("v1"))
+            await cluster.start(2)
+            await cluster.until(lambda: cluster.is_online("v2"))
+            acknowledged = await put(cluster, KEYS)
+            await stop(cluster, 0, 2)
+            await cluster.stop_master()
+            forget_members(cluster)
+            await cluster.start_master()
+            await start(cluster, 1)  # it never heard of v2
+            await cluster.until(lambda: names(cluster) == {"v0", "v1"})
+            await start(cluster, 3)
+            await cluster.until(lambda: "v3" in cluster.refused or "v3" in names(cluster))
+            await start(cluster, 0, 2)
+            await cluster.until(lambda: names(cluster) == {"v0", "v1", "v2", "v3"})
+            await cluster.until(lambda: cluster.store.not_ready() is None)
+            assert await missing(cluster, acknowledged) == set()
+            assert len({one.number for one in cluster.store.master.list.members.members}) == 4
+
+    asyncio.run(life())
+
+
+def test_two_lists_of_one_generation_are_told_of(tmp_path: Path) -> None:
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            master = cluster.store.master
+            other = renamed(master.list.members, cluster.volumes["v1"].id, "another")
+            other = msgspec.structs.replace(other, generation=master.list.members.generation)
+            presence = cluster.volumes["v1"].presence()
+            presence = msgspec.structs.replace(presence, members=encode_members(other))
+            with pytest.raises(MemberRefused, match="two lists of members"):
+                await master.heartbeat(presence, "v1")
 
     asyncio.run(life())
