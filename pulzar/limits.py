@@ -108,6 +108,7 @@ WAIT_S_MAX = 60.0  # of a request that waits for something to happen
 LINK_CONNECT_S = 2.0
 LINK_ANSWER_S = 5.0  # of an append or a fetch: an fsync of some MiB on a slow disk, and no more
 LINK_SLOW_ANSWER_S = 60.0  # of what reads or writes much: a page of an index, an upload
+LINK_VERIFY_S = 3600.0  # of reading the largest value once: 5 GiB at 1.5 MB/s
 LINK_CONNECTIONS_MAX = 16  # to one machine
 LINK_PIECE_BYTES = 256 * KIB  # of a value that is streamed
 MESSAGE_BYTES_MAX = 32 * MIB  # an append has BATCH_BYTES_MAX of records, and one value more

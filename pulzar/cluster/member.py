@@ -236,6 +236,24 @@ class Member:
             loop.call_soon(self._start_fetch)  # behind the other requests of this turn of the loop
         return await future
 
+    async def verify(self, key: bytes, version: int) -> Found:
+        """As `fetch`, when every byte of it was read; of a large value too. Raises LinkBroken,
+        also where the session ends meanwhile."""
+        asked = asyncio.ensure_future(self.link.fetch(Fetch([(key, version)], verify=True)))
+        broken = asyncio.ensure_future(self.broken.wait())
+        try:
+            await asyncio.wait((asked, broken), return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise LinkBroken(f"volume {self.entry.name} is not online")
+            fetched = asked.result()
+        finally:
+            for one in (asked, broken):
+                one.cancel()
+            await asyncio.gather(asked, broken, return_exceptions=True)
+        if len(fetched.found) != 1:
+            raise LinkBroken(f"volume {self.entry.name} answered {len(fetched.found)} keys")
+        return fetched.found[0]
+
     def _start_fetch(self) -> None:
         self._gathering = False
         if self._wanted and len(self._fetching) < FETCHES_MAX:

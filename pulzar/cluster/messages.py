@@ -130,9 +130,11 @@ class Appended(Message, frozen=True):
 
 
 class Fetch(Message, frozen=True):
-    """Keys at their versions."""
+    """Keys at their versions. `verify`: answer FOUND only when every byte was read; else large
+    values are not read."""
 
     wanted: list[tuple[bytes, int]]
+    verify: bool = False
 
 
 FOUND, NOT_HERE, DAMAGED = 0, 1, 2

@@ -244,19 +244,39 @@ class Operations:
         """End a membership. Raises NodeNotFound; Conflict where a key would lose its only copy
         and `lost` does not say that it may; Unavailable."""
         member = self._member(name)
-        departure = self._departure(member, done=not dry_run)
-        if departure.keys_only_here and not lost:
+        async with self._store.repair.held_back():
+            departure = self._departure(member, done=not dry_run)
+            if not lost:
+                self._require_no_loss(member, departure)
+            if not dry_run:
+                await self._store.master.remove(member.number)
+        return departure
+
+    def _require_no_loss(self, member: Member, departure: Departure) -> None:
+        """Raise Conflict where nobody else may have what a volume knows: a key, or that another
+        volume's copy of one was deleted."""
+        name = member.entry.name
+        if departure.keys_only_here:
             raise Conflict(
                 f"volume {name} has the only copy of {departure.keys_only_here} keys: drain it "
                 "first, or give them up with --lost"
             )
-        if not self._is_known(member) and not lost:
+        if not self._is_known(member):
             raise Conflict(
                 f"it is not known what volume {name} holds: start it, or give that up with --lost"
             )
-        if not dry_run:
-            await self._store.master.remove(member.number)
-        return departure
+        unsettled = [
+            other.entry.name
+            for other in self._store.members.values()
+            if (other is not member or other.online)
+            and not self._store.repair.is_settled(other.number)
+        ]
+        if unsettled:
+            raise Conflict(
+                f"volume {name} may be the only one that knows what was deleted while "
+                f"{', '.join(sorted(unsettled))} was away: wait until that is online and compared "
+                "(`pulzar cluster status`), or give the deletes up with --lost"
+            )
 
     def _is_known(self, member: Member) -> bool:
         return member.followed or self._store.cursor(member.number) != NOWHERE

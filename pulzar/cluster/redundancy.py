@@ -56,6 +56,16 @@ def plan_key(holders: Sequence[int], wanted: int, standings: Mapping[int, Standi
     return KeyPlan(0, (), tuple(number for number in online if number not in safe))
 
 
+def may_hide(
+    number: int, holders: Sequence[int], wanted: int, standings: Mapping[int, Standing]
+) -> bool:
+    """Whether a copy on volume `number` may go: as many others as are wanted are online, and
+    count."""
+    wanted = min(wanted, sum(standing.counts for standing in standings.values()))
+    others = [standings[one] for one in holders if one != number and one in standings]
+    return sum(one.online and one.counts for one in others) >= max(wanted, 1)
+
+
 def redundancy(
     groups: Iterable[Copies], replicas: int, standings: Mapping[int, Standing]
 ) -> Redundancy:

@@ -46,6 +46,7 @@ from pulzar.limits import (
     LINK_CONNECTIONS_MAX,
     LINK_PIECE_BYTES,
     LINK_SLOW_ANSWER_S,
+    LINK_VERIFY_S,
 )
 from pulzar.varidb.position import Cursor
 
@@ -206,7 +207,10 @@ class RemoteVolume:
 
     async def fetch(self, fetch: Fetch) -> Fetched:
         """See `Link`."""
-        content = await self._network.call("POST", self._fetch_url, encode(fetch))
+        timeout_s = LINK_VERIFY_S if fetch.verify else LINK_ANSWER_S
+        content = await self._network.call(
+            "POST", self._fetch_url, encode(fetch), timeout_s=timeout_s
+        )
         return _decoded(Fetched, self._fetch_url, content)
 
     async def log(self, after: Cursor, *, limit: int, wait_s: float) -> LogPage:

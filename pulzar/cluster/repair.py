@@ -13,38 +13,47 @@ cannot be done now is found again by the next walk or comparison, so nothing her
 
 import asyncio
 import logging
-import os
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 from pulzar.clock import Clock
 from pulzar.cluster.comparison import Compared, Comparison
-from pulzar.cluster.flight import Flight
+from pulzar.cluster.copying import Copying
 from pulzar.cluster.link import Link
 from pulzar.cluster.member import Member
 from pulzar.cluster.membership import State
-from pulzar.cluster.messages import DAMAGED, FOUND, Found, NewRecord, Pull
+from pulzar.cluster.messages import NewRecord
 from pulzar.cluster.placement import Filled, Move, balance
 from pulzar.cluster.reconcile import Action, Do
-from pulzar.cluster.redundancy import Redundancy, Standing, plan_key, redundancy, wants_work
+from pulzar.cluster.redundancy import (
+    Redundancy,
+    Standing,
+    may_hide,
+    plan_key,
+    redundancy,
+    wants_work,
+)
 from pulzar.cluster.replicator import Replicator
-from pulzar.errors import LinkBroken, PulzarError, Unavailable
+from pulzar.errors import PulzarError, Unavailable
 from pulzar.limits import (
     BALANCE_BYTES_MAX,
-    INLINE_BYTES_MAX,
     REPAIR_WALK_PAUSE_S,
     REPAIR_WALK_ROWS,
     REPAIRS_AT_ONCE,
     REPAIRS_WAITING_MAX,
-    SEGMENT_VALUE_BYTES_MAX,
 )
 from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.catalog_row import Change, Row
 from pulzar.varidb.entry import Entry
-from pulzar.varidb.record import Type, decode_meta, encode_meta
+from pulzar.varidb.record import Type
 from pulzar.varidb.turns import Turns
 
 _log = logging.getLogger(__name__)
+
+Task: TypeAlias = tuple[str, bytes, int, int]
+"""What is to be done, the key, a version, a volume's number."""
 
 
 class Repair:
@@ -68,9 +77,15 @@ class Repair:
         self._clock = clock
         self._replicas = replicas
         self._draw = draw
+        self._copying = Copying(members, replicator, damaged=self.damaged)
         self._comparison = Comparison(catalog, turns, superseded=self.hide, hide=self._append_hide)
-        self._waiting: OrderedDict[tuple[str, bytes, int, int], None] = OrderedDict()
+        self._waiting: OrderedDict[Task, None] = OrderedDict()
+        self._at_work: list[Task] = []
         self._comparing: dict[int, asyncio.Task[None]] = {}
+        self._unsure: set[int] = set()  # volumes that may still have what was superseded
+        self._hiding = 0  # copies that are one too many, and are being hidden
+        self._hidden = asyncio.Event()
+        self._held_back = 0  # while that is not zero, no copy that is one too many is hidden
         self._wake = asyncio.Event()
         self._more = asyncio.Event()
         self._less = asyncio.Event()
@@ -98,6 +113,8 @@ class Repair:
 
     def wake(self) -> None:
         """See what is to be done, if a member's state has changed."""
+        for number in self._comparing.keys() - self._members.keys():
+            self._comparing[number].cancel()  # what it knows is nobody's any more
         standings = self.standings()
         if standings != self._standings:
             self._standings = standings
@@ -159,8 +176,10 @@ class Repair:
         compared when they return."""
         for number in numbers:
             member = self._members.get(number)
-            if member is not None and member.online:
-                self._add("hide", key, entry.version, number)
+            if member is None or not member.online:
+                continue
+            if not self._add("hide", key, entry.version, number):
+                self._unsure.add(number)
 
     def damaged(self, key: bytes, version: int, number: int) -> None:
         """A copy is damaged: make it anew."""
@@ -170,10 +189,13 @@ class Repair:
         """A key may have too few copies."""
         self._add("mend", key, 0, 0)
 
-    def _add(self, what: str, key: bytes, version: int, number: int) -> None:
-        if len(self._waiting) < REPAIRS_WAITING_MAX:
-            self._waiting[what, key, version, number] = None
-            self._more.set()
+    def _add(self, what: str, key: bytes, version: int, number: int) -> bool:
+        """Whether there was room for it."""
+        if len(self._waiting) >= REPAIRS_WAITING_MAX:
+            return False
+        self._waiting[what, key, version, number] = None
+        self._more.set()
+        return True
 
     async def reread(self, link: Link, number: int) -> None:
         """Let the catalog know of a volume what its index says, before the volume is used. What it
@@ -193,16 +215,50 @@ class Repair:
 
     async def _compare(self, member: Member) -> None:
         number = member.number
+        self._unsure.discard(number)
         try:
             done: Compared = await self._comparison.compare(member.link, number)
             if done != Compared():
                 _log.info("volume %s compared: %s", member.entry.name, done)
+            self._wake.set()
         except PulzarError as error:
+            self._unsure.add(number)
             _log.warning("volume %s could not be compared: %s", member.entry.name, error)
+        except BaseException:  # a bug, or it is compared anew
+            self._unsure.add(number)
+            raise
         finally:
             if self._comparing.get(number) is asyncio.current_task():
                 del self._comparing[number]
-            self._wake.set()
+
+    # What a volume that leaves waits for.
+
+    def is_settled(self, number: int) -> bool:
+        """Whether a volume is online, and has nothing any more that the catalog knows to be
+        superseded: then no other volume's deletes are needed to hide that."""
+        member = self._members.get(number)
+        return (
+            member is not None
+            and member.online
+            and number not in self._comparing
+            and number not in self._unsure
+            and not any(
+                what == "hide" and one == number
+                for what, _, _, one in (*self._waiting, *self._at_work)
+            )
+        )
+
+    @asynccontextmanager
+    async def held_back(self) -> AsyncIterator[None]:
+        """While this lasts, no copy is being hidden: so all that are known may be counted on."""
+        self._held_back += 1
+        try:
+            while self._hiding:
+                self._hidden.clear()
+                await self._hidden.wait()
+            yield
+        finally:
+            self._held_back -= 1
 
     # The work.
 
@@ -211,22 +267,35 @@ class Repair:
             while not self._waiting:
                 self._more.clear()
                 await self._more.wait()
-            (what, key, version, number), _ = self._waiting.popitem(last=False)
-            self._less.set()
-            await self._turns.take(key)
+            task, _ = self._waiting.popitem(last=False)
+            self._at_work.append(task)
             try:
-                await self._do(what, key, version, number)
+                await self._do(*task)
             except PulzarError as error:
-                self.failed_total += 1
-                _log.debug("%s of a key failed: %s", what, error)
+                self._failed(task)
+                _log.debug("%s of a key failed: %s", task[0], error)
             except Exception:  # a bug: this key is left, the others go on
-                self.failed_total += 1
+                self._failed(task)
                 _log.exception("a bug met a repair")
             finally:
-                self._turns.give(key)
+                self._at_work.remove(task)
+                self._less.set()
+
+    def _failed(self, task: Task) -> None:
+        what, _, _, number = task
+        self.failed_total += 1
+        if what == "hide":
+            self._unsure.add(number)
 
     async def _do(self, what: str, key: bytes, version: int, number: int) -> None:
-        """One task, with the key's turn in hand."""
+        """One task, with the key's turn."""
+        await self._turns.take(key)
+        try:
+            await self._do_now(what, key, version, number)
+        finally:
+            self._turns.give(key)
+
+    async def _do_now(self, what: str, key: bytes, version: int, number: int) -> None:
         if what == "hide":
             await self._hide_version(key, version, number)
         elif what == "heal":
@@ -248,18 +317,8 @@ class Repair:
     async def _append_hide(self, number: int, key: bytes, action: Action) -> None:
         now_ms = self._clock.now_ms()
         record = NewRecord(action.type, key, b"", b"", action.version, now_ms, 0)
-        await self._append(record, number, None)
+        await self._copying.append(record, number, None)
         self.hidden_total += 1
-
-    async def _append(self, record: NewRecord, number: int, change: Change | None) -> None:
-        """Make a record durable on one volume, and known to the catalog. Raises PulzarError."""
-        landed = asyncio.Event()
-        size = len(record.value)
-        flight = Flight(record, wanted=1, size=size, change=change, landed=lambda _: landed.set())
-        self._replicator.launch_to(flight, number)
-        await landed.wait()
-        if not flight.holders:
-            raise flight.error or LinkBroken("it is not known whether the copy was written")
 
     async def _heal(self, key: bytes, version: int, number: int) -> None:
         entry = self._catalog.get(key)
@@ -268,6 +327,7 @@ class Repair:
         sources = [one for one in entry.holders if one != number]
         await self._copy(key, entry, sources, number)
         self.healed_total += 1
+        self.mend(key)  # a copy too many had to wait for this
 
     async def _mend(self, key: bytes) -> None:
         entry = self._catalog.get(key)
@@ -287,35 +347,40 @@ class Repair:
                 return
             entry = now
         plan = plan_key(entry.holders, entry.replicas or self._replicas, self.standings())
-        if plan.extra and await self._is_kept(key, entry, plan.extra):
+        if plan.extra and await self._are_kept(key, entry, plan.extra):
             for number in plan.extra:
-                await self._hide_copy(key, entry, number)
+                await self._hide_copy(key, entry.version, number)
 
-    async def _is_kept(self, key: bytes, entry: Entry, extra: Sequence[int]) -> bool:
-        """Whether those that are to keep a copy have it: they are asked for it. What is damaged, or
-        lacking in a directory that was put back as it was, may not have been noticed yet."""
+    async def _are_kept(self, key: bytes, entry: Entry, extra: Sequence[int]) -> bool:
+        """Whether those that are to keep a copy have it."""
         standings = self.standings()
-        for number in entry.holders:
+        kept = [number for number in entry.holders if number not in extra]
+        for number in kept:
             standing = standings.get(number)
-            if number in extra or standing is None or not (standing.online and standing.counts):
-                continue
-            member = self._members[number]
-            found = await member.fetch(key, entry.version)
-            if found.status == DAMAGED:
-                self.damaged(key, entry.version, number)
-                return False
-            if found.status != FOUND:
-                member.break_off(LinkBroken("it lacks a version that it had acknowledged"))
+            usable = standing is not None and standing.online and standing.counts
+            if usable and not await self._copying.has(key, entry, number):
                 return False
         return True
 
-    async def _hide_copy(self, key: bytes, entry: Entry, number: int) -> None:
-        """Hide a copy of the present version that is one too many."""
-        record = NewRecord(Type.MOVED, key, b"", b"", entry.version, self._clock.now_ms(), 0)
-        change = Change(
-            key, Type.MOVED, entry.version, entry.size, entry.created_ms, entry.expires_s
-        )
-        await self._append(record, number, change)
+    async def _hide_copy(self, key: bytes, version: int, number: int) -> None:
+        """Hide a copy of the present version that is one too many, if it still is: members may have
+        left since it was found."""
+        entry = self._catalog.get(key)
+        if self._held_back or entry is None or entry.version != version:
+            return
+        wanted = entry.replicas or self._replicas
+        if number not in entry.holders or not may_hide(
+            number, entry.holders, wanted, self.standings()
+        ):
+            return
+        record = NewRecord(Type.MOVED, key, b"", b"", version, self._clock.now_ms(), 0)
+        change = Change(key, Type.MOVED, version, entry.size, entry.created_ms, entry.expires_s)
+        self._hiding += 1
+        try:
+            await self._copying.append(record, number, change)
+        finally:
+            self._hiding -= 1
+            self._hidden.set()
         self.hidden_total += 1
 
     async def _move(self, key: bytes, *, source: int, target: int) -> None:
@@ -333,64 +398,12 @@ class Repair:
         if self._members[target].host in others and self._members[source].host not in others:
             return  # copies stay on different machines
         await self._copy(key, entry, [source, *entry.holders], target)
-        await self._hide_copy(key, entry, source)
+        await self._hide_copy(key, entry.version, source)
         self.moved_total += 1
 
     async def _copy(self, key: bytes, entry: Entry, sources: Sequence[int], target: int) -> None:
-        """Copy a value from one of `sources` to a volume. Raises PulzarError."""
-        found, source = await self._found(key, entry, sources)
-        upload, value, type_ = "", found.value, Type.PUT
-        if entry.size > SEGMENT_VALUE_BYTES_MAX:
-            if source is None or source.presence is None:
-                raise Unavailable("no volume that has this value is online")
-            upload, type_ = os.urandom(16).hex(), Type.BLOB
-            url = source.presence.url
-            pull = Pull(url, key, entry.version, entry.size, upload)
-            await self._members[target].link.pull(pull)
-        record = NewRecord(
-            type_,
-            key,
-            value,
-            found.meta,
-            entry.version,
-            entry.created_ms,
-            entry.expires_s,
-            upload,
-        )
-        said = decode_meta(found.meta)
-        small = type_ == Type.PUT and len(value) <= INLINE_BYTES_MAX
-        change = Change(
-            key,
-            type_,
-            entry.version,
-            entry.size,
-            entry.created_ms,
-            entry.expires_s,
-            said.content_type,
-            value if small else None,
-            replicas=said.replicas,
-        )
-        await self._append(record, target, change)
+        await self._copying.copy(key, entry, sources, target)
         self.copied_total += 1
-
-    async def _found(
-        self, key: bytes, entry: Entry, sources: Sequence[int]
-    ) -> tuple[Found, Member | None]:
-        """The value, or of a large one the meta, and where it is. What is inline in the catalog
-        is a copy, too."""
-        for number in sources:
-            member = self._members.get(number)
-            if member is None or not member.online:
-                continue
-            found = await member.fetch(key, entry.version)
-            if found.status == FOUND:
-                return found, member
-            if found.status == DAMAGED:
-                self.damaged(key, entry.version, number)
-        if entry.inline is not None and entry.complete:
-            meta = encode_meta(entry.content_type, entry.replicas)
-            return Found(FOUND, meta, entry.inline), None
-        raise Unavailable("no copy of this value can be read now")
 
     # Looking for work.
 
@@ -398,6 +411,7 @@ class Repair:
         while True:
             self._wake.clear()
             before = self.copied_total + self.hidden_total
+            self._compare_again()
             try:
                 if self._wants_work():
                     await self._walk()
@@ -410,6 +424,13 @@ class Repair:
             if self.copied_total + self.hidden_total > before:
                 continue  # there may be more that can be done now
             await _within(self._wake.wait(), REPAIR_WALK_PAUSE_S)
+
+    def _compare_again(self) -> None:
+        """See that nothing superseded is left where something could not be hidden."""
+        self._unsure &= self._members.keys()
+        for number in self._unsure - self._comparing.keys():
+            if self._members[number].online:
+                self.returned(self._members[number])
 
     def _wants_work(self) -> bool:
         targets = len(self._replicator.placement.candidates)
@@ -458,8 +479,8 @@ class Repair:
         await self._until_waiting(0)
 
     async def _until_waiting(self, count: int) -> None:
-        """Wait until no more than so many keys wait."""
-        while len(self._waiting) > count:
+        """Wait until no more than so many keys wait; for 0, until nothing is being done."""
+        while len(self._waiting) > count or (self._at_work and not count):
             self._less.clear()
             await self._less.wait()
 

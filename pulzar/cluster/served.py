@@ -292,14 +292,19 @@ class ServedVolume:
     async def fetch(self, fetch: Fetch) -> Fetched:
         """See `Link`."""
         self.fetches_total += 1
-        return Fetched([await self._fetch(key, version) for key, version in fetch.wanted])
+        return Fetched(
+            [await self._fetch(key, version, verify=fetch.verify) for key, version in fetch.wanted]
+        )
 
-    async def _fetch(self, key: bytes, version: int) -> Found:
+    async def _fetch(self, key: bytes, version: int, *, verify: bool) -> Found:
         position = self._volume.index.get(key)
         if position is None or position.version != version or position.type not in _LIVE:
             return Found(NOT_HERE)
         try:
             record = await self.serving.reader.record(key, version)
+            if verify:
+                async for _ in self.chunks(key, version, start=0, end=position.size):
+                    pass
         except Damage:
             return Found(DAMAGED)
         return Found(FOUND, record.meta, record.value if record.type == Type.PUT else b"")

@@ -47,7 +47,7 @@ MESSAGES: list[tuple[m.Message, str]] = [
         "950304059198" + "01c4016bc40176c400cf00000100000000000600a0" + "07",
     ),
     (m.Appended(OPENING, 10), "92c410" + OPENING.hex() + "0a"),
-    (m.Fetch([(b"k", 1 << 40)]), "919192c4016bcf0000010000000000"),
+    (m.Fetch([(b"k", 1 << 40)]), "929192c4016bcf0000010000000000c2"),
     (
         m.Fetched([m.Found(m.FOUND, b"", b"v"), m.Found(m.NOT_HERE), m.Found(m.DAMAGED)]),
         "91939300c400c401769301c400c4009302c400c400",

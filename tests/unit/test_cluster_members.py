@@ -12,11 +12,20 @@ import pytest
 
 from pulzar.cluster.identity import STATE_NAME
 from pulzar.cluster.membership import encode_members, renamed
-from pulzar.cluster.messages import Append, Appended
-from pulzar.errors import LinkBroken, MemberRefused, OutcomeUnknown, PulzarError, Unavailable
+from pulzar.cluster.messages import Append, Appended, SnapshotPage
+from pulzar.cluster.operations import Operations
+from pulzar.errors import (
+    Conflict,
+    LinkBroken,
+    MemberRefused,
+    OutcomeUnknown,
+    PulzarError,
+    Unavailable,
+)
 from pulzar.testing import ManualClock
 from pulzar.testing.cluster import Gate, LocalCluster
-from pulzar.varidb.entry import Put
+from pulzar.varidb.entry import Delete, Put
+from pulzar.varidb.record import Record, Type, make_version
 
 KEYS = tuple(b"key-%d" % number for number in range(40))
 
@@ -301,5 +310,98 @@ def test_two_lists_of_one_generation_are_told_of(tmp_path: Path) -> None:
             presence = msgspec.structs.replace(presence, members=encode_members(other))
             with pytest.raises(MemberRefused, match="two lists of members"):
                 await master.heartbeat(presence, "v1")
+
+    asyncio.run(life())
+
+
+def test_a_comparison_ends_with_the_membership(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a volume has that was never told, it may not tell when it is a member no more."""
+    held = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def snapshot(gate: Gate, after: bytes, *, limit: int) -> SnapshotPage:
+        held.set()
+        await go_on.wait()
+        return await gate._volume().snapshot(after, limit=limit)
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            number = number_of(cluster, "v1")
+            repair = cluster.store.repair
+            await cluster.until(lambda: not repair.doing())
+            version = make_version(cluster.store.master.epoch, 1 << 30)
+            never_told = Record(type=Type.PUT, key=b"ghost", value=b"x", version=version)
+            await cluster.volumes["v1"].serving.committer.write(never_told)
+            monkeypatch.setattr(Gate, "snapshot", snapshot)
+            repair.returned(cluster.store.members[number])
+            await held.wait()
+            await cluster.store.master.remove(number)
+            go_on.set()
+            await cluster.until(lambda: not repair._comparing)
+            assert cluster.store.lookup(b"ghost") is None
+
+    asyncio.run(life())
+
+
+def test_a_copy_that_is_being_hidden_is_not_counted_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys move to a new volume, which is removed before they are hidden where they were."""
+    monkeypatch.setattr("pulzar.cluster.placement.BALANCE_FILL_MIN", 0.0)
+    held = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def append(gate: Gate, append: Append) -> Appended:
+        if any(record.type == Type.MOVED for record in append.records):
+            held.set()
+            await go_on.wait()
+        return await gate._volume().append(append)
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=1) as cluster:
+            acknowledged = await put(cluster, KEYS)
+            monkeypatch.setattr(Gate, "append", append)
+            await cluster.start(1)
+            await held.wait()
+            operations = Operations(cluster.store, clock=cluster.clock)
+            removing = asyncio.create_task(operations.remove("v1", lost=False, dry_run=False))
+            await asyncio.wait([removing], timeout=0.2)
+            go_on.set()
+            with pytest.raises(Conflict, match="the only copy"):
+                await removing
+            assert await missing(cluster, acknowledged) == set()
+
+    asyncio.run(life())
+
+
+def test_a_volume_stays_while_only_it_knows_what_was_deleted(tmp_path: Path) -> None:
+    """Who missed the delete has the key yet, and a master without memory would show it again."""
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=3) as cluster:
+            await stop(cluster, 1, 2)
+            await cluster.until(lambda: not cluster.is_online("v1") and not cluster.is_online("v2"))
+            await put(cluster, KEYS)
+            await cluster.stop(0)
+            await start(cluster, 1)
+            await cluster.until(lambda: cluster.is_online("v1") and not cluster.is_online("v0"))
+            for key in KEYS:
+                await cluster.store.delete(Delete(key))
+            await start(cluster, 2)
+            await cluster.until(lambda: cluster.is_online("v2"))
+            operations = Operations(cluster.store, clock=cluster.clock)
+            await cluster.until(lambda: not cluster.store.repair.doing())
+            with pytest.raises(Conflict, match="deleted while v0 was away"):
+                await operations.remove("v1", lost=False, dry_run=False)
+            await start(cluster, 0)
+            await cluster.until(lambda: cluster.store.repair.is_settled(number_of(cluster, "v0")))
+            await operations.remove("v1", lost=False, dry_run=False)
+            await stop(cluster, 1)
+            await wipe_master(cluster)
+            await cluster.start_master()
+            await cluster.until(lambda: cluster.store.not_ready() is None)
+            assert [key for key in KEYS if cluster.store.lookup(key) is not None] == []
 
     asyncio.run(life())

@@ -1,6 +1,7 @@
 """Repair in one process: copies that move, that are made again, that are hidden."""
 
 import asyncio
+import random
 import shutil
 from pathlib import Path
 
@@ -206,3 +207,73 @@ def test_an_older_copy_is_known_by_what_was_taken_in_ahead_of_the_cursor(
             assert entry.holders == ()  # it is lost, and that is known before v0 is used
 
     asyncio.run(life())
+
+
+def test_a_large_copy_is_hidden_when_those_that_stay_were_read(tmp_path: Path) -> None:
+    clock = ManualClock()
+    value = random.Random(7).randbytes(3_000_000)
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), clock, volumes=2, replicas=2) as cluster:
+            await put_large(cluster, b"key-large", value)
+            await cluster.stop(0)
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            await cluster.start(2)
+            await cluster.until(lambda: cluster.is_online("v2"))
+            clock.advance(601)  # what is on v0 does not count any more
+            await cluster.until(lambda: held(cluster).get("v2") == 1)
+            await cluster.stop(1)
+            await cluster.until(lambda: not cluster.is_online("v1"))
+            flip_blob(tmp_path / "v1")
+            await cluster.start(1)
+            await cluster.until(lambda: cluster.is_online("v1"))
+            await cluster.start(0)
+            await cluster.until(lambda: cluster.store.repair.healed_total)
+            await cluster.until(lambda: sum(held(cluster).values()) == 2)
+            await cluster.stop(0)  # so what was damaged is read from v1
+            await cluster.until(lambda: not cluster.is_online("v0"))
+            assert held(cluster)["v1"] == 1
+            entry = cluster.store.lookup(b"key-large")
+            assert entry is not None
+            chunks = cluster.store.chunks(b"key-large", entry, start=0, end=len(value))
+            assert b"".join([chunk async for chunk in chunks]) == value
+
+    asyncio.run(life())
+
+
+def test_a_large_value_is_copied_from_a_source_that_is_whole(tmp_path: Path) -> None:
+    clock = ManualClock()
+    value = random.Random(8).randbytes(3_000_000)
+
+    async def life() -> None:
+        cluster = LocalCluster(str(tmp_path), clock, volumes=3, replicas=3)
+        async with cluster:
+            await put_large(cluster, b"key-large", value)
+            await cluster.stop(0)
+            flip_blob(tmp_path / "v0")
+            await cluster.start(0)
+            await cluster.stop(2)
+            await cluster.until(lambda: cluster.is_online("v0") and not cluster.is_online("v2"))
+            await cluster.start(3)
+            await cluster.until(lambda: cluster.is_online("v3"))
+            clock.advance(601)  # what is on v2 does not count any more
+            await cluster.until(lambda: held(cluster).get("v3") == 1)
+            await cluster.until(lambda: cluster.store.repair.healed_total == 1)
+
+    asyncio.run(life())
+
+
+async def put_large(cluster: LocalCluster, key: bytes, value: bytes) -> None:
+    upload = await cluster.store.upload(size=len(value))
+    await upload.write(value)
+    await upload.finish()
+    written = await cluster.store.put_upload(Put(key, b""), upload)
+    assert written.copies == written.wanted
+
+
+def flip_blob(directory: Path) -> None:
+    """Flip a bit in the last chunk of the only blob of a volume."""
+    (blob,) = [path for path in (directory / "volume" / "blobs").rglob("*") if path.is_file()]
+    content = bytearray(blob.read_bytes())
+    content[-10] ^= 1
+    blob.write_bytes(content)

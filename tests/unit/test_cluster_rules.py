@@ -22,7 +22,7 @@ from pulzar.cluster.membership import (
 )
 from pulzar.cluster.messages import Append, Presence
 from pulzar.cluster.placement import Candidate, Filled, Move, Placement, balance, mean_fill
-from pulzar.cluster.redundancy import Standing, plan_key, redundancy, wants_work
+from pulzar.cluster.redundancy import Standing, may_hide, plan_key, redundancy, wants_work
 from pulzar.cluster.sessions import Session
 from pulzar.errors import MemberRefused, NotReady, StaleSession
 from pulzar.limits import OFFLINE_S
@@ -143,6 +143,13 @@ def test_the_last_copies_never_go(
     if plan.extra:
         possible = min(wanted, sum(one.counts for one in standings.values()))
         assert len([n for n in counted if standings[n].online]) >= max(1, possible)
+    for number in holders:
+        if may_hide(number, holders, wanted, standings):
+            after = tuple(one for one in holders if one != number)
+            assert not plan_key(after, wanted, standings).lacking
+            assert any(one in standings and standings[one].online for one in after)
+        else:
+            assert number not in plan.extra
     if plan.lacking:
         assert len(counted) + plan.lacking <= wanted
 
