@@ -101,9 +101,17 @@ class Master:
         """Take an epoch that was never used; look for the members that are known."""
         self.list.begin_epoch(self.epoch + 1)
         self._writer.begin_epoch(self.epoch)
+        self._writer.keep_epoch = self._keep_epoch
         for entry in self.list.members.members:
             self._add(entry)
         self._ticking = asyncio.create_task(self._tick())
+
+    def _keep_epoch(self, epoch: int) -> None:
+        """An epoch that has no more versions is followed by the next. Raises Unavailable."""
+        try:
+            self.list.begin_epoch(epoch)
+        except OSError as error:
+            raise Unavailable(f"the next epoch could not be kept: {error}") from None
 
     async def close(self) -> None:
         """Let go of all members."""

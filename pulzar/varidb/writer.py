@@ -12,7 +12,7 @@ used; order is by version only, never by a clock.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -51,10 +51,18 @@ class Room(Protocol):
 
 
 class Writer:
-    """Writes of one master. One event loop. `sink` and `room` may be replaced by others."""
+    """Writes of one master. One event loop. `sink` and `room` may be replaced by others.
+    `keep_epoch` makes an epoch durable that is begun when the one before is used up, where the log
+    that `sink` writes is not enough to remember it."""
 
     def __init__(
-        self, catalog: Catalog, sink: Sink, *, clock: Clock, epoch: int, room: Room
+        self,
+        catalog: Catalog,
+        sink: Sink,
+        *,
+        clock: Clock,
+        epoch: int,
+        room: Room,
     ) -> None:
         """`epoch` was promised, durably, and never used before."""
         self._catalog = catalog
@@ -62,6 +70,7 @@ class Writer:
         self._clock = clock
         self.turns = Turns()
         self._version = make_version(epoch, 0)
+        self.keep_epoch: Callable[[int], None] | None = None
         self.room = room
         self.puts_total = 0
         self.deletes_total = 0
@@ -263,7 +272,10 @@ class Writer:
 
     def _next_version(self) -> int:
         if self._version & _COUNTER_MASK == _COUNTER_MASK:
-            version = make_version(epoch_of(self._version) + 1, 0)
+            epoch = epoch_of(self._version) + 1
+            if self.keep_epoch is not None:
+                self.keep_epoch(epoch)
+            version = make_version(epoch, 0)
             # In front of its first use in the log, so durable before that is acknowledged.
             promise = Record(type=Type.EPOCH, version=version)
             self.sink.submit_many([Write(promise, None, None, None)])

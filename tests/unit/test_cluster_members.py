@@ -25,7 +25,7 @@ from pulzar.errors import (
 from pulzar.testing import ManualClock
 from pulzar.testing.cluster import Gate, LocalCluster
 from pulzar.varidb.entry import Delete, Put
-from pulzar.varidb.record import Record, Type, make_version
+from pulzar.varidb.record import Record, Type, epoch_of, make_version
 
 KEYS = tuple(b"key-%d" % number for number in range(40))
 
@@ -403,5 +403,25 @@ def test_a_volume_stays_while_only_it_knows_what_was_deleted(tmp_path: Path) -> 
             await cluster.start_master()
             await cluster.until(lambda: cluster.store.not_ready() is None)
             assert [key for key in KEYS if cluster.store.lookup(key) is not None] == []
+
+    asyncio.run(life())
+
+
+def test_an_epoch_that_is_used_up_is_followed_by_one_that_is_kept(tmp_path: Path) -> None:
+    """Else the versions of that one would be given again by the next master."""
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=1) as cluster:
+            epoch = cluster.store.master.epoch
+            cluster.store.writer._version = make_version(epoch + 1, 0) - 2
+            versions = [(await cluster.store.put(Put(key, key * 500))).version for key in KEYS]
+            assert [epoch_of(version) for version in versions] == [epoch] + [epoch + 1] * 39
+            assert sorted(set(versions)) == versions
+            await cluster.stop_master()
+            await cluster.start_master()
+            assert cluster.store.master.epoch > epoch + 1
+            await cluster.until(lambda: cluster.is_online("v0"))
+            assert (await cluster.store.put(Put(b"key", b"x"))).version > versions[-1]
+            assert await missing(cluster, KEYS) == set()
 
     asyncio.run(life())
