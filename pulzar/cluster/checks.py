@@ -26,6 +26,7 @@ from pulzar.limits import (
 from pulzar.varidb.following import FIRST_NOTE_BYTE
 from pulzar.varidb.record import Type, decode_meta
 
+FLAGS_MAX = 255
 U64_MAX = (1 << 64) - 1
 
 _KEYED = frozenset({Type.PUT, Type.BLOB, Type.DELETE, Type.MOVED})
@@ -58,6 +59,8 @@ def _check_record(record: NewRecord) -> None:
         raise InvalidParameter("a record expires before the year 10000, or never")
     if len(record.value) > SEGMENT_VALUE_BYTES_MAX or len(record.meta) > META_BYTES_MAX:
         raise InvalidParameter("a record's value or meta is too large")
+    if not 0 <= record.flags <= FLAGS_MAX:
+        raise InvalidParameter("a record's flags are one byte")
     if record.type in _EMPTY and (record.value or record.upload):
         raise InvalidParameter("such a record has no value")
     if record.type == Type.BLOB and not record.upload:

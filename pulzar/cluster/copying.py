@@ -67,6 +67,7 @@ class Copying:
         found, upload = await self._found(key, entry, sources, target)
         type_ = Type.BLOB if upload else Type.PUT
         value = found.value
+        said = decode_meta(found.meta)
         record = NewRecord(
             type_,
             key,
@@ -76,8 +77,8 @@ class Copying:
             entry.created_ms,
             entry.expires_s,
             upload,
+            said.replicas,
         )
-        said = decode_meta(found.meta)
         small = type_ == Type.PUT and len(value) <= INLINE_BYTES_MAX
         change = Change(
             key,

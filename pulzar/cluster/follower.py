@@ -22,7 +22,7 @@ from pulzar.varidb.catalog_row import Change
 from pulzar.varidb.entry import Entry
 from pulzar.varidb.following import FIRST_NOTE_BYTE
 from pulzar.varidb.position import NOWHERE, POSITION_BYTES, Cursor
-from pulzar.varidb.record import decode_meta
+from pulzar.varidb.record import REPLICAS_MASK, decode_meta
 from pulzar.varidb.turns import Turns
 
 _log = logging.getLogger(__name__)
@@ -169,5 +169,5 @@ def _change(record: LogRecord) -> Change:
         inline=record.inline,
         seq=record.seq,
         complete=record.complete,
-        replicas=said.replicas,
+        replicas=said.replicas or record.flags & REPLICAS_MASK,
     )

@@ -99,7 +99,8 @@ class SessionOpened(Message, frozen=True):
 
 
 class NewRecord(Message, frozen=True):
-    """A record to append. `upload` names bytes that the volume has already, in place of `value`."""
+    """A record to append. `upload` names bytes that the volume has already, in place of `value`;
+    `flags` are those of the record (record.py)."""
 
     type: int
     key: bytes
@@ -109,6 +110,7 @@ class NewRecord(Message, frozen=True):
     created_ms: int
     expires_s: int
     upload: str = ""
+    flags: int = 0
 
 
 class Append(Message, frozen=True):
@@ -169,6 +171,7 @@ class LogRecord(Message, frozen=True):
     meta: bytes = b""
     inline: bytes | None = None
     complete: bool = True
+    flags: int = 0
 
 
 class LogPage(Message, frozen=True):

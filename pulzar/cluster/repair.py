@@ -91,6 +91,7 @@ class Repair:
         self._less = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._walking = False
+        self._serving = False
         self._standings: dict[int, Standing] = {}
         self._may_balance = True
         self.copied_total = 0
@@ -111,13 +112,14 @@ class Repair:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def wake(self) -> None:
-        """See what is to be done, if a member's state has changed."""
+    def wake(self, *, serving: bool) -> None:
+        """See what is to be done, if a member's state has changed. While the catalog is not
+        `serving`, it does not know of all copies: none is made or hidden."""
         for number in self._comparing.keys() - self._members.keys():
             self._comparing[number].cancel()  # what it knows is nobody's any more
         standings = self.standings()
-        if standings != self._standings:
-            self._standings = standings
+        if standings != self._standings or serving != self._serving:
+            self._standings, self._serving = standings, serving
             self._may_balance = True
             self._wake.set()
 
@@ -298,6 +300,8 @@ class Repair:
     async def _do_now(self, what: str, key: bytes, version: int, number: int) -> None:
         if what == "hide":
             await self._hide_version(key, version, number)
+        elif not self._serving:
+            return
         elif what == "heal":
             await self._heal(key, version, number)
         elif what == "move":
@@ -366,7 +370,7 @@ class Repair:
         """Hide a copy of the present version that is one too many, if it still is: members may have
         left since it was found."""
         entry = self._catalog.get(key)
-        if self._held_back or entry is None or entry.version != version:
+        if self._held_back or not self._serving or entry is None or entry.version != version:
             return
         wanted = entry.replicas or self._replicas
         if number not in entry.holders or not may_hide(
@@ -413,9 +417,9 @@ class Repair:
             before = self.copied_total + self.hidden_total
             self._compare_again()
             try:
-                if self._wants_work():
+                if self._serving and self._wants_work():
                     await self._walk()
-                elif self._may_balance and (move := balance(self._filled())) is not None:
+                elif self._serving and self._may_balance and (move := balance(self._filled())):
                     moved = self.moved_total
                     await self._walk_for(move)
                     self._may_balance = self.moved_total > moved  # else there is nothing to move

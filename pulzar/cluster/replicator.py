@@ -24,7 +24,14 @@ from pulzar.cluster.flight import Flight, Tracker
 from pulzar.cluster.member import Member
 from pulzar.cluster.messages import NewRecord
 from pulzar.cluster.placement import Placement
-from pulzar.errors import OutcomeUnknown, OutOfSpace, PulzarError, Unavailable, WritesStopped
+from pulzar.errors import (
+    NotReady,
+    OutcomeUnknown,
+    OutOfSpace,
+    PulzarError,
+    Unavailable,
+    WritesStopped,
+)
 from pulzar.limits import PENDING_RECORDS_MAX
 from pulzar.varidb.catalog import Catalog, Holders
 from pulzar.varidb.catalog_row import Change, Newest
@@ -60,6 +67,7 @@ class Replicator:
         self._hidden = hidden
         self.placement = Placement(())
         self.master = b""  # to whom epochs are promised
+        self.serving = False  # whether the catalog has met all that could be newer
         self.pending = 0
         self.failed: str | None = None  # why the catalog lacks what volumes have
         self.has_failed = asyncio.Event()
@@ -68,9 +76,11 @@ class Replicator:
     # What the writer calls.
 
     def submit_many(self, writes: Sequence[Write]) -> None:
-        """Take records on their way; each one's `finish` is called. Raises WritesStopped: then
-        none of them was taken."""
+        """Take records on their way; each one's `finish` is called. Raises WritesStopped, NotReady:
+        then none of them was taken."""
         self.require_writable()
+        if not self.serving and any(write.change is not None for write in writes):
+            raise NotReady("not all volumes were followed: nothing was written; try again")
         if self.pending + len(writes) > PENDING_RECORDS_MAX:
             raise WritesStopped(f"more than {PENDING_RECORDS_MAX} writes are under way: try again")
         for write in writes:
@@ -343,6 +353,7 @@ def _new_record(write: Write) -> NewRecord:
         record.created_ms,
         record.expires_s,
         write.uploaded.upload if write.uploaded is not None else "",
+        record.flags,
     )
 
 

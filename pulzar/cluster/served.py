@@ -411,6 +411,7 @@ def _record(new: NewRecord, staged: dict[str, bytes | Blob]) -> Record:
         version=new.version,
         created_ms=new.created_ms,
         expires_s=new.expires_s,
+        flags=new.flags,
     )
 
 
@@ -428,4 +429,5 @@ def _log_record(logged: Logged) -> LogRecord:
         record.meta if record is not None else b"",
         record.value if record is not None and small else None,
         record is not None,
+        position.flags,
     )

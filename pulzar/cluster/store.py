@@ -137,10 +137,10 @@ class ClusterStore:
 
     def changed(self) -> None:
         """A member's state may have changed: see whether data can be served, and be repaired."""
-        self._serving = self._reason() is None
+        self._serving = self.replicator.serving = self._reason() is None
         if self._serving:
             self._ready.set()
-        self.repair.wake()
+        self.repair.wake(serving=self._serving)
 
     async def served(self) -> None:
         """Waits until data can be served for the first time."""

@@ -474,7 +474,8 @@ class Catalog:
         except Damage as error:
             raise BadRows(str(error)) from None
         put_sorted(transaction.cursor(self._keys), loaded.rows)
-        self._tally.add(0, (holder,), len(loaded.rows), loaded.size)
+        for replicas, (count, size) in loaded.counts.items():
+            self._tally.add(replicas, (holder,), count, size)
         self._orders.gather(transaction, loaded.created, loaded.expiry)
         for key, entry in loaded.rest:
             self._load_one(transaction, key, entry, holder)

@@ -40,7 +40,7 @@ from pulzar.errors import Damage
 from pulzar.limits import INLINE_BYTES_MAX
 from pulzar.varidb.entry import Entry
 from pulzar.varidb.position import Position
-from pulzar.varidb.record import Record, Type
+from pulzar.varidb.record import REPLICAS_MASK, Record, Type
 
 COMPLETE = 1
 INLINE = 2
@@ -53,7 +53,7 @@ _ONE_HOLDER = struct.Struct("<QQQQBBHHQ")  # nearly every row
 _HEAD_BYTES = 40
 _HOLDER_BYTES = 10
 _HOLDERS_AT = 37
-_ENTRY = struct.Struct("<12xBx2xIIQQQQQ")  # of a position, from its type on (position.py)
+_ENTRY = struct.Struct("<12xBB2xIIQQQQQ")  # of a position, from its type on (position.py)
 _CHECKSUM_AT = 20
 _NO_CHECKSUM = bytes(4)
 _DELETED = struct.Struct("<IQ")
@@ -162,7 +162,7 @@ def _row(change: Change, holders: tuple[tuple[int, int], ...]) -> Row:
         seen * SEEN
         | complete * COMPLETE
         | (inline is not None) * INLINE
-        | (change.replicas if complete else 0) << REPLICAS_SHIFT,
+        | (change.replicas if seen else 0) << REPLICAS_SHIFT,
         holders,
         change.content_type.encode() if complete else b"",
         inline or b"",
@@ -206,6 +206,7 @@ def change_of(key: bytes, position: Position) -> Change:
         b"" if empty else None,
         position.seq,
         complete,
+        position.flags & REPLICAS_MASK,
     )
 
 
@@ -278,10 +279,11 @@ def pack_newest(change: Newest, holders: tuple[tuple[int, int], ...]) -> bytes:
 
 
 class Loaded(NamedTuple):
-    """Rows made of packed positions. `rest` are the ones that need a look at what is there."""
+    """Rows made of packed positions; `counts` are keys and bytes of their values, by the number of
+    volumes that are to hold them. `rest` are the ones that need a look at what is there."""
 
     rows: list[tuple[bytes, bytes]]
-    size: int  # of all their values
+    counts: dict[int, tuple[int, int]]
     created: list[bytes]
     expiry: list[bytes]
     rest: list[tuple[bytes, bytes]]
@@ -298,10 +300,13 @@ def pack_loaded(
     rest: list[tuple[bytes, bytes]] = []
     unpack, pack, order, crc32c = _ENTRY.unpack, _ONE_HOLDER.pack, ORDER.pack, _crc32c
     special = {*known, *_repeated(keys)}
-    sizes = 0
+    counts: dict[int, tuple[int, int]] = {}
+    size_of_all = 0
     for key, entry in zip(keys, entries, strict=True):
         try:
-            type_, meta_length, checksum, seq, version, size, created_ms, expires_s = unpack(entry)
+            type_, told, meta_length, checksum, seq, version, size, created_ms, expires_s = unpack(
+                entry
+            )
         except struct.error:
             raise Damage("an index entry has the wrong length") from None
         if type_ not in (_PUT, _BLOB) or key in special:
@@ -316,13 +321,20 @@ def pack_loaded(
                 flags = SEEN | COMPLETE
             elif not size and type_ == _PUT:
                 flags = SEEN | COMPLETE | INLINE
+        size_of_all += size
+        replicas = told & REPLICAS_MASK
+        if replicas:
+            flags |= replicas << REPLICAS_SHIFT
+            keys_before, size_before = counts.get(replicas, (0, 0))
+            counts[replicas] = keys_before + 1, size_before + size
         row = pack(version, size, created_ms, expires_s, flags, 1, 0, holder, seq << 1)
         rows.append((key, crc32c(key_crc, row).to_bytes(4, "little") + row))
         created.append(order(created_ms) + key)
-        sizes += size
         if expires_s:
             expiry.append(order(expires_s) + key)
-    return Loaded(rows, sizes, created, expiry, rest)
+    others = sum(keys for keys, _ in counts.values()), sum(size for _, size in counts.values())
+    counts[0] = len(rows) - others[0], size_of_all - others[1]
+    return Loaded(rows, counts, created, expiry, rest)
 
 
 def _repeated(keys: Sequence[bytes]) -> set[bytes]:

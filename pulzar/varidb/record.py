@@ -23,8 +23,11 @@ header crc   CRC32C over: the segment's seed (itself the CRC32C of salt and segm
 body crc     CRC32C over meta and value.
 synced       the highest seq that was durable when this record was written. It tells a torn tail
              (written, never acknowledged) from damage (was durable once).
+flags        of a PUT or BLOB, bits 0 to 4: on how many volumes it is to be, 1 to 31; 0: as many as
+             the site says. The other bits are 0, and ignored when read.
 created      milliseconds since 1970; expires: seconds since 1970, 0 = never.
-meta         empty, or JSON: {"content_type": "text/plain"}. Readers ignore keys unknown to them.
+meta         empty, or JSON: {"content_type": "text/plain", "replicas": 2}. Readers ignore keys
+             unknown to them.
 
 Lengths are trusted only after the header crc holds. A deleted key is a type, never a magic value.
 These constants are part of the format and should not be changed; docs/log-format.md explains
@@ -64,6 +67,8 @@ class Type(IntEnum):
     MEMBERS = 8  # the cluster's volumes; value: JSON {"generation": n, "members": [...]}
     PURGE = 9  # deletes up to this version may be gone
 
+
+REPLICAS_MASK = 31  # of the flags
 
 KEYED = frozenset({Type.PUT, Type.DELETE, Type.BLOB, Type.MOVED})
 KEPT_FOREVER = frozenset({Type.EPOCH, Type.MEMBERS, Type.PURGE})

@@ -262,6 +262,7 @@ class Writer:
             version=self._next_version(),
             created_ms=now_ms,
             expires_s=put.expires_s,
+            flags=put.replicas,
         )
         return Newest(record, size, put.content_type, entry, put.replicas)
 

@@ -44,7 +44,7 @@ MESSAGES: list[tuple[m.Message, str]] = [
     (m.SessionOpened(OPENING, 9, b""), "93c410" + OPENING.hex() + "09c400"),
     (
         m.Append(3, 4, 5, [m.NewRecord(1, b"k", b"v", b"", 1 << 40, 6, 0)], 7),
-        "950304059198" + "01c4016bc40176c400cf00000100000000000600a0" + "07",
+        "950304059199" + "01c4016bc40176c400cf00000100000000000600a000" + "07",
     ),
     (m.Appended(OPENING, 10), "92c410" + OPENING.hex() + "0a"),
     (m.Fetch([(b"k", 1 << 40)]), "929192c4016bcf0000010000000000c2"),
@@ -59,8 +59,8 @@ MESSAGES: list[tuple[m.Message, str]] = [
             10,
             [m.LogRecord(b"k", 1, 2, 9, 1, 6, 0, b"", b"v"), m.LogRecord(b"d", 2, 3, 9, 0, 6, 0)],
         ),
-        "94c410" + OPENING.hex() + "090a929ac4016b010209010600c400c40176c3"
-        "9ac40164020309000600c400c0c3",
+        "94c410" + OPENING.hex() + "090a929bc4016b010209010600c400c40176c300"
+        "9bc40164020309000600c400c0c300",
     ),
     (
         m.SnapshotPage(OPENING, 9, 1, [b"k"], bytes(3)),

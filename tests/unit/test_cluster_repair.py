@@ -277,3 +277,28 @@ def flip_blob(directory: Path) -> None:
     content = bytearray(blob.read_bytes())
     content[-10] ^= 1
     blob.write_bytes(content)
+
+
+@pytest.mark.parametrize(("replicas", "of_key"), [(1, 3), (2, 1), (1, 2)])
+def test_a_master_without_memory_knows_how_many_copies_a_key_wants(
+    tmp_path: Path, replicas: int, of_key: int
+) -> None:
+    async def life() -> None:
+        cluster = LocalCluster(str(tmp_path), ManualClock(), volumes=3, replicas=replicas)
+        async with cluster:
+            for number in range(COUNT):
+                put = Put(b"key-%d" % number, value_of(number), "text/plain", replicas=of_key)
+                assert (await cluster.store.put(put)).copies == of_key
+            before = cluster.store.copies()
+            assert {group.replicas for group in before} == {of_key}
+            await cluster.stop_master()
+            shutil.rmtree(tmp_path / "master" / "catalog.views")
+            await cluster.start_master()
+            await cluster.until(lambda: cluster.store.not_ready() is None)
+            await cluster.until(lambda: all(cluster.is_online(f"v{n}") for n in range(3)))
+            await cluster.until(lambda: not cluster.store.repair.doing())
+            assert cluster.store.copies() == before
+            assert cluster.store.repair.redundancy().under == 0
+            await check(cluster)
+
+    asyncio.run(life())
