@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import click
 
+from pulzar.cli.exit import NO, Answer
 from pulzar.cli.options import json_option, master_option
 from pulzar.cli.output import note, print_json, print_line, print_table, size_text
 from pulzar.client.sync import Client
@@ -47,7 +48,7 @@ def status(master: str, as_json: bool) -> None:
         )
         for node in found["nodes"]
     ]
-    print_table(("volume", "state", "synch", "used", "keys", "room", "what"), rows)
+    print_table(("volume", "state", "synch", "used", "keys", "room", "remark"), rows)
     health = found["health"]
     note(health["sentence"])
     for text in health["doing"]:
@@ -59,15 +60,22 @@ def status(master: str, as_json: bool) -> None:
 @master_option
 @json_option
 @dry_run_option
-def drain(name: str, master: str, as_json: bool, dry_run: bool) -> None:
+@click.option("--stop", is_flag=True, help="Drain it no more: what it holds may stay.")
+def drain(name: str, master: str, as_json: bool, dry_run: bool, stop: bool) -> None:
     """Move the copies that a volume holds to other volumes.
 
     It goes on in the background: `pulzar cluster status` shows how many keys are left. A drained
     volume takes no new copies; when it holds none, `pulzar cluster remove` lets it go.
     """
+    path = f"cluster/drain/{_quoted(name)}?stop={int(stop)}&dry_run={int(dry_run)}"
     with Client(master) as client:
-        done = client.admin("POST", f"cluster/drain/{_quoted(name)}?dry_run={int(dry_run)}")
-    _show(done, as_json)
+        done = client.admin("POST", path)
+    if _show(done, as_json):
+        note(
+            f"{name} takes copies again"
+            if stop
+            else f"{name} is being drained: `pulzar cluster status` shows what is left there"
+        )
 
 
 @command.command("remove")
@@ -93,22 +101,25 @@ def remove(name: str, lost: bool, master: str, as_json: bool, dry_run: bool, yes
         if not yes:
             note(would["sentence"])
             question = f"Remove {name}"
-            if would["keys_only_here"]:
-                question += f" and give up {would['keys_only_here']} keys for ever"
-            click.confirm(f"{question}?", abort=True, err=True)
-        _show(client.admin("POST", f"{path}&dry_run=0"), as_json)
+            if lost and would["loses"]:
+                question += f" and give up for ever {would['loses']}"
+            if not click.confirm(f"{question}?", err=True):
+                note("nothing was changed")
+                raise Answer(NO)
+        if _show(client.admin("POST", f"{path}&dry_run=0"), as_json):
+            note(f"{name} was removed")
 
 
 def _quoted(name: str) -> str:
     return quote(name, safe="")
 
 
-def _show(done: dict[str, Any], as_json: bool) -> None:
+def _show(done: dict[str, Any], as_json: bool) -> bool:
+    """Show what a departure means; whether it is to be said that it was done."""
     if as_json:
         print_json(done)
-        return
+        return False
     print_line(done["sentence"])
-    if done["keys_under_replicated"]:
-        note(f"{done['keys_under_replicated']} keys have fewer copies than they should without it")
     if not done["done"]:
         note("nothing was changed")
+    return bool(done["done"])

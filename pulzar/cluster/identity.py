@@ -36,7 +36,6 @@ class MasterState(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     members: Members
     urls: dict[str, str]
-    draining: tuple[str, ...] = ()
     unwitnessed: tuple[str, ...] = ()
     founded: bool = False
 

@@ -71,7 +71,7 @@ class LoneOperations:
             doing=[],
         )
 
-    async def drain(self, name: str, *, dry_run: bool) -> Departure:
+    async def drain(self, name: str, *, stop: bool, dry_run: bool) -> Departure:
         """Refused."""
         self.node(name)
         raise Conflict(f"volume {name} cannot be drained: there is no other to take its copies")

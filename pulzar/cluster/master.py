@@ -34,7 +34,7 @@ from pulzar.cluster.membership import (
     state_of,
 )
 from pulzar.cluster.messages import PROTOCOL, Append, NewRecord, Presence, SessionWanted, Welcome
-from pulzar.cluster.placement import Candidate, Placement
+from pulzar.cluster.placement import Placement
 from pulzar.cluster.replicator import Replicator
 from pulzar.cluster.served import ServedVolume
 from pulzar.disk import Disk
@@ -277,19 +277,26 @@ class Master:
     async def remove(self, number: int) -> None:
         """End a membership: it is not used any more, and those that are online know. Raises
         Unavailable."""
-        if not self._is_list_known() and any(one.number != number for one in self._unheard()):
-            raise Unavailable(
-                f"who is a member of this cluster is not known yet: {self.not_ready()}"
-            )
+        if any(one.number != number for one in self._unheard()):
+            self._require_list()
         self.list.remove(self.members[number].entry.id)
         self._drop(number)
         await self._tell_all()
 
-    def drain(self, member: Member) -> None:
-        """Its copies count no more: repair makes others, and then hides them."""
-        member.draining = True
-        self.list.drain(member.entry.id)
+    async def drain(self, member: Member, *, draining: bool) -> None:
+        """Its copies count no more: repair makes others, and then hides them; or they count again.
+        Raises Unavailable."""
+        self._require_list()
+        member.entry = self.list.drain(member.entry.id, draining=draining)
         self._refresh()
+        await self._tell_all()
+
+    def _require_list(self) -> None:
+        """Raise Unavailable where this master may not change the list of members."""
+        if not self._is_list_known():
+            raise Unavailable(
+                f"who is a member of this cluster is not known yet: {self.not_ready()}"
+            )
 
     async def look_at(self, url: str) -> None:
         """A volume is said to be at `url`. Raises LinkBroken, MemberRefused, Forbidden."""
@@ -323,8 +330,7 @@ class Master:
             given_back=self._replicator.given_back,
         )
         member.is_local = member.link is self._local
-        member.heard_s = self._started_s
-        member.draining = self.list.is_draining(entry.id)
+        member.heard_s = self._clock.monotonic_s()
         self.members[entry.number] = member
         self.progress[entry.number] = Progress()
         self._heard[entry.number] = asyncio.Event()
@@ -449,25 +455,9 @@ class Master:
                 if state in (State.OFFLINE, State.LOST):
                     _log.warning("volume %s is %s", member.entry.name, state)
                 member.state = state
-        self._replicator.placement = Placement(self._candidates())
+        candidates = (member.candidate for member in self.members.values())
+        self._replicator.placement = Placement([one for one in candidates if one is not None])
         self._changed()
-
-    def _candidates(self) -> list[Candidate]:
-        found = []
-        for member in self.members.values():
-            presence = member.presence
-            if member.online and presence is not None and not member.draining:
-                found.append(
-                    Candidate(
-                        number=member.number,
-                        host=member.host,
-                        total_bytes=presence.total_bytes,
-                        used_bytes=presence.used_bytes,
-                        room_bytes=presence.room_bytes,
-                        pending=member.pending,
-                    )
-                )
-        return found
 
     def unfollowed(self) -> Sequence[Member]:
         """The members without whose log an answer might be wrong."""

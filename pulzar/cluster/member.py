@@ -17,6 +17,7 @@ from pulzar.cluster.flight import Flight, Tracker
 from pulzar.cluster.link import Link
 from pulzar.cluster.membership import Entry, State
 from pulzar.cluster.messages import Append, Fetch, Found, NewRecord, Presence
+from pulzar.cluster.placement import Candidate
 from pulzar.errors import LinkBroken, OutOfSpace, PulzarError, Unavailable
 from pulzar.limits import (
     BATCH_BYTES_MAX,
@@ -52,7 +53,6 @@ class Member:
         self.heard_at_ms = 0  # by the clock on the wall here
         self.state = State.JOINING
         self.followed = False  # to its head, at some time since the master started
-        self.draining = False
         self.is_local = False  # in this process
         self.told = 0  # the generation of the list that it was told, in this session
         self.trackers: deque[Tracker] = deque()
@@ -82,6 +82,26 @@ class Member:
     def online(self) -> bool:
         """Whether it may be written to and read from."""
         return not self.broken.is_set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether its copies are to go elsewhere."""
+        return self.entry.draining
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """It as a place for new copies; None where it takes none."""
+        presence = self.presence
+        if not self.online or presence is None or self.draining:
+            return None
+        return Candidate(
+            number=self.number,
+            host=self.host,
+            total_bytes=presence.total_bytes,
+            used_bytes=presence.used_bytes,
+            room_bytes=presence.room_bytes,
+            pending=self.pending,
+        )
 
     @property
     def pending(self) -> int:

@@ -23,6 +23,7 @@ from pulzar.cluster.membership import (
     Members,
     newest,
     renamed,
+    with_draining,
     with_volume,
     without_volume,
     witnesses,
@@ -62,10 +63,6 @@ class MemberList:
         """Where a member was last; empty where that is not known."""
         return self._state.urls.get(volume_id, "")
 
-    def is_draining(self, volume_id: str) -> bool:
-        """Whether a member's copies are to go elsewhere."""
-        return volume_id in self._state.draining
-
     def is_witnessed(self, volume_id: str) -> bool:
         """Whether some other member knows of this one."""
         return volume_id not in self._state.unwitnessed
@@ -87,11 +84,6 @@ class MemberList:
     def met_at(self, volume_id: str, url: str) -> None:
         """A volume was heard from `url`."""
         self._keep(msgspec.structs.replace(self._state, urls={**self._state.urls, volume_id: url}))
-
-    def drain(self, volume_id: str) -> None:
-        """A member's copies are to go elsewhere."""
-        draining = (*self._state.draining, volume_id)
-        self._keep(msgspec.structs.replace(self._state, draining=draining))
 
     # The list.
 
@@ -119,6 +111,10 @@ class MemberList:
     def rename(self, volume_id: str, name: str) -> Entry:
         """A member has another name; its entry."""
         return self._hold(renamed(self.members, volume_id, name), volume_id)
+
+    def drain(self, volume_id: str, *, draining: bool) -> Entry:
+        """A member's copies are to go elsewhere, or may stay; its entry."""
+        return self._hold(with_draining(self.members, volume_id, draining=draining), volume_id)
 
     def _hold(self, members: Members, volume_id: str) -> Entry:
         unwitnessed = set(self._state.unwitnessed)
@@ -148,7 +144,6 @@ class MemberList:
                 self._state,
                 members=without_volume(self.members, volume_id),
                 unwitnessed=tuple(sorted(unwitnessed)),
-                draining=tuple(one for one in self._state.draining if one != volume_id),
                 urls={known: url for known, url in self._state.urls.items() if known != volume_id},
             )
         )

@@ -3,10 +3,10 @@
 The list of members is the value of a MEMBERS record, JSON:
 
     {"cluster": "32 hex", "generation": 3, "next_number": 4,
-     "members": [{"id": "32 hex", "name": "alpha", "number": 1}, ...]}
+     "members": [{"id": "32 hex", "name": "alpha", "number": 1, "draining": true}, ...]}
 
 Of two lists the one of the larger generation holds. A number is a member's name in the catalog's
-rows; it is never given twice.
+rows; it is never given twice. The copies of a member that is draining are to go elsewhere.
 
 A member's state is what was last heard of it:
 
@@ -37,12 +37,13 @@ class State(StrEnum):
     LOST = "lost"
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One member in the list."""
 
     id: str
     name: str
     number: int
+    draining: bool = False
 
 
 class Members(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,13 +96,20 @@ def with_volume(members: Members, presence: Presence) -> Members:
 
 def renamed(members: Members, volume_id: str, name: str) -> Members:
     """The next generation, in which a member has another name."""
-    entries = (
-        Entry(entry.id, name, entry.number) if entry.id == volume_id else entry
+    return _changed(members, volume_id, name=name)
+
+
+def with_draining(members: Members, volume_id: str, *, draining: bool) -> Members:
+    """The next generation, in which a member is drained, or is not any more."""
+    return _changed(members, volume_id, draining=draining)
+
+
+def _changed(members: Members, volume_id: str, **changed: object) -> Members:
+    entries = tuple(
+        msgspec.structs.replace(entry, **changed) if entry.id == volume_id else entry
         for entry in members.members
     )
-    return msgspec.structs.replace(
-        members, generation=members.generation + 1, members=tuple(entries)
-    )
+    return msgspec.structs.replace(members, generation=members.generation + 1, members=entries)
 
 
 def without_volume(members: Members, volume_id: str) -> Members:
@@ -139,6 +147,11 @@ def may_join(members: Members, presence: Presence, *, may_found: bool) -> None:
         raise NotReady(
             "this master has a key of a cluster and no memory of it: it waits for a volume of that "
             "cluster; if the cluster is a new one, start it once with --new-cluster"
+        )
+    if presence.cluster and not first:
+        raise MemberRefused(
+            f"volume {presence.name} was removed from this cluster: give it an empty data "
+            "directory, then it may join anew"
         )
     if presence.entries and not first:
         raise MemberRefused(

@@ -2,13 +2,15 @@
 
     nodes, health            how it is
     drain NAME               its copies go to other volumes; it stays a member, and may be read
-    remove NAME              it is a member no more; refused while it has the only copy of a key
+    remove NAME              it is a member no more; refused while it has the only copy of a key, or
+                             may be the only one that knows of a delete
     remove NAME, lost        the same, and what only it had is given up
     restore URL              look at a volume now, and see how far the members were followed
 
 With `dry_run` it is only said what would happen.
 """
 
+import logging
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -17,12 +19,14 @@ import msgspec
 from pulzar.clock import Clock
 from pulzar.cluster.member import Member
 from pulzar.cluster.membership import State
-from pulzar.cluster.redundancy import Standing, plan_key
+from pulzar.cluster.redundancy import Standing
 from pulzar.cluster.store import ClusterStore
 from pulzar.errors import Conflict, NodeNotFound, Unavailable
 from pulzar.limits import CLOCK_OFF_MS
 from pulzar.varidb.copies import Copies
 from pulzar.varidb.position import NOWHERE
+
+_log = logging.getLogger(__name__)
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +65,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 class Departure(msgspec.Struct, frozen=True, kw_only=True):
     """What a volume that leaves means. `keys` and `bytes` are what it holds; of `keys_only_here` it
-    has the only copy. `done` is False for a dry run."""
+    has the only copy, and `keys_under_replicated` have fewer copies without it than are wanted.
+    `loses` says what nobody else may have, "" where that is nothing. `done` is False for a dry
+    run."""
 
     node: str
     keys: int
@@ -69,6 +75,7 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
     keys_only_here: int
     keys_under_replicated: int
     room_bytes: int
+    loses: str
     sentence: str
     done: bool
 
@@ -104,8 +111,9 @@ class Operable(Protocol):
     def health(self) -> Health:
         """See `Health`."""
 
-    async def drain(self, name: str, *, dry_run: bool) -> Departure:
-        """Move the copies of a volume to others. Raises NodeNotFound, Conflict."""
+    async def drain(self, name: str, *, stop: bool, dry_run: bool) -> Departure:
+        """Move the copies of a volume to others, or stop that. Raises NodeNotFound, Conflict,
+        Unavailable."""
 
     async def remove(self, name: str, *, lost: bool, dry_run: bool) -> Departure:
         """End a membership. Raises NodeNotFound, Conflict, Unavailable."""
@@ -115,6 +123,11 @@ class Operable(Protocol):
 
     def progress(self) -> Progress:
         """How far the members were followed."""
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """So many of something, in words."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 class Operations:
@@ -176,41 +189,44 @@ class Operations:
         """See `Health`."""
         wanted = self._store.options.replicas
         redundancy = self._store.repair.redundancy()
+        least = redundancy.least
         absent = [m for m in self._store.members.values() if m.state != State.ONLINE]
         present = [m.presence for m in self._store.members.values() if m.presence is not None]
         damaged = sum(len(presence.damaged) for presence in present)
         reason = self._store.not_ready()
+        copies = f"{counted(least, 'copy', 'copies')} online"
         if reason is not None:
-            status, sentence = "critical", f"Data cannot be served: {reason}."
+            status, least = "critical", 0
+            sentence = f"Data cannot be served: {reason}."
         elif redundancy.lost or redundancy.unreachable:
             status = "critical"
             sentence = (
-                f"{redundancy.lost} keys have no copy left, and {redundancy.unreachable} have "
-                "none on a volume that is online."
+                f"No copy is left of {counted(redundancy.lost, 'key')}, and none is online of "
+                f"{counted(redundancy.unreachable, 'other key')}."
             )
         elif redundancy.under:
             status = "degraded"
             sentence = (
-                f"{redundancy.under} keys have fewer copies online than they should; the least "
-                f"redundant byte has {redundancy.least}."
+                f"Fewer copies than wanted are online of {counted(redundancy.under, 'key')}; the "
+                f"least redundant byte has {least}."
             )
         elif damaged:
             status = "degraded"
             sentence = (
-                f"{damaged} copies do not match their checksums any more, and are made anew where "
-                "there is another one."
+                f"Found damaged: {counted(damaged, 'copy', 'copies')}; made anew where there is "
+                "another one."
             )
         elif absent:
             status = "degraded"
             names = ", ".join(f"{m.entry.name} is {m.state}" for m in absent)
-            sentence = f"Every byte has at least {redundancy.least} copies online; {names}."
+            sentence = f"Every byte has at least {copies}; {names}."
         else:
             status = "ok"
-            sentence = f"Every byte has at least {redundancy.least} copies online."
+            sentence = f"Every byte has at least {copies}."
         return Health(
             status=status,
             sentence=sentence,
-            redundancy=redundancy.least,
+            redundancy=least,
             wanted=wanted,
             keys=redundancy.keys,
             keys_lost=redundancy.lost,
@@ -221,88 +237,124 @@ class Operations:
 
     # What is done to it.
 
-    async def drain(self, name: str, *, dry_run: bool) -> Departure:
-        """Move the copies of a volume to others; goes on in the background. Raises NodeNotFound,
-        Conflict where there is no other volume."""
+    async def drain(self, name: str, *, stop: bool, dry_run: bool) -> Departure:
+        """Move the copies of a volume to others, in the background; or stop that, and let them
+        count again. Raises NodeNotFound, Unavailable; Conflict where the others cannot take
+        them."""
         member = self._member(name)
-        others = [m for m in self._store.members.values() if m is not member and not m.draining]
-        if not any(other.online for other in others):
-            raise Conflict(
-                f"volume {name} cannot be drained: no other volume is online to take its copies"
-            )
-        departure = self._departure(member, done=not dry_run)
-        if departure.room_bytes < departure.bytes:
-            raise Conflict(
-                f"volume {name} cannot be drained: it holds {departure.bytes} bytes, and the other "
-                f"volumes have room for {departure.room_bytes}"
-            )
-        if not dry_run:
-            self._store.master.drain(member)
+        departure = msgspec.structs.replace(
+            self._departure(member, done=not dry_run),
+            loses="",
+            sentence=f"{self._holding(member)}: {'they stay' if stop else 'they go elsewhere'}.",
+        )
+        if not stop:
+            self._require_places(member, departure)
+        if not dry_run and member.draining == stop:
+            await self._store.master.drain(member, draining=not stop)
+            _log.info("volume %s is %s", name, "not drained any more" if stop else "drained")
         return departure
 
+    def _require_places(self, member: Member, departure: Departure) -> None:
+        """Raise Conflict where the copies of a volume would not find other places."""
+        refused = f"volume {member.entry.name} cannot be drained"
+        others = [m for m in self._store.members.values() if m is not member and not m.draining]
+        if not any(other.online for other in others):
+            raise Conflict(f"{refused}: no other volume is online to take its copies")
+        if departure.room_bytes < departure.bytes:
+            raise Conflict(
+                f"{refused}: it holds {departure.bytes} bytes, and the other volumes have room for "
+                f"{departure.room_bytes}"
+            )
+        left = sum(standing.counts for standing in self._without(member).values())
+        short = sum(
+            group.keys
+            for group in self._store.copies()
+            if member.number in group.numbers and self._wanted(group) > left
+        )
+        if short:
+            raise Conflict(
+                f"{refused}: it holds {short} keys that are to be on more volumes than would be "
+                "left; let another one join first, or remove it, when nothing is only there"
+            )
+
     async def remove(self, name: str, *, lost: bool, dry_run: bool) -> Departure:
-        """End a membership. Raises NodeNotFound; Conflict where a key would lose its only copy
-        and `lost` does not say that it may; Unavailable."""
+        """End a membership. Raises NodeNotFound; Conflict where something would be lost and `lost`
+        does not say that it may be; Unavailable."""
         member = self._member(name)
         async with self._store.repair.held_back():
             departure = self._departure(member, done=not dry_run)
-            if not lost:
-                self._require_no_loss(member, departure)
+            if departure.loses and not (lost or dry_run):
+                raise Conflict(
+                    f"volume {name} cannot be removed: nobody else has {departure.loses}. Drain it "
+                    "first, have all volumes online and compared (`pulzar cluster status`), or "
+                    "give that up with --lost"
+                )
             if not dry_run:
                 await self._store.master.remove(member.number)
+                given_up = departure.loses or "nothing"
+                _log.info("volume %s was removed, what is given up: %s", name, given_up)
         return departure
 
-    def _require_no_loss(self, member: Member, departure: Departure) -> None:
-        """Raise Conflict where nobody else may have what a volume knows: a key, or that another
-        volume's copy of one was deleted."""
-        name = member.entry.name
-        if departure.keys_only_here:
-            raise Conflict(
-                f"volume {name} has the only copy of {departure.keys_only_here} keys: drain it "
-                "first, or give them up with --lost"
-            )
+    def _losses(self, member: Member, keys_only_here: int) -> list[str]:
+        """What nobody else may have of what a volume knows: a key, or that another volume's copy
+        of one was deleted."""
+        losses = []
         if not self._is_known(member):
-            raise Conflict(
-                f"it is not known what volume {name} holds: start it, or give that up with --lost"
-            )
-        unsettled = [
+            losses.append("what it holds, which is not known here")
+        elif keys_only_here:
+            losses.append(f"{counted(keys_only_here, 'key')} of which it has the only copy")
+        unsettled = sorted(
             other.entry.name
             for other in self._store.members.values()
             if (other is not member or other.online)
             and not self._store.repair.is_settled(other.number)
-        ]
+        )
         if unsettled:
-            raise Conflict(
-                f"volume {name} may be the only one that knows what was deleted while "
-                f"{', '.join(sorted(unsettled))} was away: wait until that is online and compared "
-                "(`pulzar cluster status`), or give the deletes up with --lost"
-            )
+            losses.append(f"what was deleted while {', '.join(unsettled)} was away")
+        return losses
 
     def _is_known(self, member: Member) -> bool:
         return member.followed or self._store.cursor(member.number) != NOWHERE
 
+    def _without(self, member: Member) -> dict[int, Standing]:
+        standings = self._store.repair.standings()
+        return {**standings, member.number: Standing(online=False, counts=False)}
+
+    def _wanted(self, group: Copies) -> int:
+        return group.replicas or self._store.options.replicas
+
+    def _holding(self, member: Member) -> str:
+        """What a volume holds, in words."""
+        if not self._is_known(member):
+            return f"it is not known here what {member.entry.name} holds"
+        groups = [one for one in self._store.copies() if member.number in one.numbers]
+        keys, size = sum(one.keys for one in groups), sum(one.size for one in groups)
+        return f"{member.entry.name} holds {counted(keys, 'key')}, {counted(size, 'byte')}"
+
     def _departure(self, member: Member, *, done: bool) -> Departure:
         number = member.number
-        standings = self._store.repair.standings()
-        without = {**standings, number: Standing(online=False, counts=False)}
+        without = self._without(member)
         keys = size = only = under = 0
         for group in self._store.copies():
             if number not in group.numbers:
                 continue
             keys += group.keys
             size += group.size
-            others = [one for one in group.numbers if one != number and one in standings]
-            if not others:
-                only += group.keys
-            plan = plan_key(group.numbers, group.replicas or self._store.options.replicas, without)
-            if plan.lacking:
+            left = [one for one in group.numbers if one != number and one in without]
+            only += group.keys if not left else 0
+            if sum(without[one].counts for one in left) < self._wanted(group):
                 under += group.keys
         room = sum(
             other.presence.room_bytes
             for other in self._store.members.values()
             if other is not member and other.online and other.presence and not other.draining
         )
-        sentence = f"{member.entry.name} holds {keys} keys, {size} bytes; of {only} the only copy."
+        sentence = self._holding(member)
+        if under:
+            sentence += f"; without it {counted(under, 'key')} are on fewer volumes than wanted"
+        losses = self._losses(member, only)
+        if losses:
+            sentence += f"; nobody else has {', and '.join(losses)}"
         return Departure(
             node=member.entry.name,
             keys=keys,
@@ -310,12 +362,14 @@ class Operations:
             keys_only_here=only,
             keys_under_replicated=under,
             room_bytes=room,
-            sentence=sentence,
+            loses=", and ".join(losses),
+            sentence=f"{sentence}.",
             done=done,
         )
 
     async def restore(self, url: str) -> Progress:
         """Look at the volume at `url` now. Raises LinkBroken, MemberRefused, Forbidden."""
+        _log.info("restore: looking at the volume at %s", url)
         await self._store.master.look_at(url)
         return self.progress()
 

@@ -85,9 +85,10 @@ class ClusterAdmin:
         await _send(scope, send, self._operations.health())
 
     async def _drain(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        asked = parse_query(scope["query_string"], ("dry_run",))
+        asked = parse_query(scope["query_string"], ("dry_run", "stop"))
         name = _name(scope, "/admin/cluster/drain/")
-        done = await self._operations.drain(name, dry_run=_flag(asked, "dry_run"))
+        stop, dry_run = _flag(asked, "stop"), _flag(asked, "dry_run")
+        done = await self._operations.drain(name, stop=stop, dry_run=dry_run)
         await _send(scope, send, done)
 
     async def _remove(self, scope: Scope, _receive: Receive, send: Send) -> None:

@@ -425,3 +425,62 @@ def test_an_epoch_that_is_used_up_is_followed_by_one_that_is_kept(tmp_path: Path
             assert await missing(cluster, KEYS) == set()
 
     asyncio.run(life())
+
+
+def test_a_drain_is_remembered_by_the_volumes_and_can_be_stopped(tmp_path: Path) -> None:
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            acknowledged = await put(cluster, KEYS)
+            operations = Operations(cluster.store, clock=cluster.clock)
+            await operations.drain("v1", stop=False, dry_run=False)
+            with pytest.raises(Conflict, match="no other volume"):
+                await operations.drain("v0", stop=False, dry_run=False)
+            await cluster.until(lambda: operations.node("v1").keys == 0)
+            await wipe_master(cluster)
+            await cluster.start_master()
+            await cluster.until(lambda: cluster.is_online("v0") and cluster.is_online("v1"))
+            operations = Operations(cluster.store, clock=cluster.clock)
+            assert operations.node("v1").draining
+            await operations.drain("v1", stop=True, dry_run=False)
+            assert not operations.node("v1").draining
+            for key in KEYS:
+                await cluster.store.delete(Delete(key))
+            await put(cluster, KEYS)
+            assert operations.node("v1").keys
+            assert await missing(cluster, acknowledged) == set()
+
+    asyncio.run(life())
+
+
+def test_a_drain_that_would_lower_the_copies_is_refused(tmp_path: Path) -> None:
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2, replicas=2) as cluster:
+            await put(cluster, KEYS)
+            operations = Operations(cluster.store, clock=cluster.clock)
+            with pytest.raises(Conflict, match="40 keys that are to be on more volumes"):
+                await operations.drain("v1", stop=False, dry_run=False)
+            would = await operations.remove("v1", lost=False, dry_run=True)
+            assert (would.keys_only_here, would.keys_under_replicated) == (0, 40)
+
+    asyncio.run(life())
+
+
+def test_what_is_not_known_of_a_volume_is_said(tmp_path: Path) -> None:
+    """A master without memory never followed it: what it holds is not nothing."""
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            await put(cluster, KEYS)
+            await cluster.stop(1)
+            await wipe_master(cluster)
+            await cluster.start_master()
+            await cluster.until(lambda: names(cluster) == {"v0", "v1"})
+            operations = Operations(cluster.store, clock=cluster.clock)
+            would = await operations.remove("v1", lost=True, dry_run=True)
+            assert "what it holds, which is not known here" in would.loses
+            with pytest.raises(Conflict, match="not known here"):
+                await operations.remove("v1", lost=False, dry_run=False)
+            assert operations.health().redundancy == 0
+            assert operations.health().status == "critical"
+
+    asyncio.run(life())
