@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 from pulzar.clock import Clock
 from pulzar.cluster.front import FrontStore
@@ -163,15 +164,18 @@ async def run_master(
     try:
         disk.make_directory(directory)
         key = own_key(disk, directory, token=secrets.token_bytes, new_cluster=new_cluster)
-        network = Network(key)
-        store = await open_cluster(
-            directory,
-            key,
-            disk=disk,
-            clock=clock,
-            connect=network.volume,
-            options=cluster_options(config),
-        )
+        async with AsyncExitStack() as undo:
+            network = Network(key)
+            undo.push_async_callback(network.close)
+            store = await open_cluster(
+                directory,
+                key,
+                disk=disk,
+                clock=clock,
+                connect=network.volume,
+                options=cluster_options(config),
+            )
+            undo.pop_all()
     except OSError as error:
         raise OpenError(f"{directory} cannot be used: {error}") from error
     app = build_master_app(store, key, clock=clock, chunk_timeout_s=config.client_timeout_s)
@@ -198,7 +202,8 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
     directory = config.data_dir
     log_settings(config, directory, "data_dir")
     check_data_directory(disk, directory)
-    key = read_key(disk, config.key_file or f"{directory}/{KEY_NAME}")
+    key_path = config.key_file or f"{directory}/{KEY_NAME}"
+    key = read_key(disk, key_path)
     gc.disable()
     options = store_options(config)
     volume = open_volume(directory, disk=disk, clock=clock, options=options)
@@ -216,7 +221,7 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
         connect=network.volume,
     )
     await serving.start()
-    heartbeat = Heartbeat(served, master)
+    heartbeat = Heartbeat(served, master, key_path=key_path)
     leaving = asyncio.create_task(_leave(stop, served.leave))
 
     def ready(url: str) -> None:

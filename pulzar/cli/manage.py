@@ -46,10 +46,11 @@ def main() -> int:
         help="give up after so many seconds without progress (600)",
     )
     asked = parser.parse_args()
+    master = asked.master or master_url()
     try:
-        return restore(asked.master or master_url(), asked.restore, asked.wait)
+        return restore(master, asked.restore, asked.wait)
     except (OSError, ValueError) as error:
-        print(f"manage.py: {explained(error)}", file=sys.stderr)
+        print(f"manage.py: the master at {master}: {explained(error)}", file=sys.stderr)
         return 1
 
 
@@ -80,8 +81,7 @@ def restore(master: str, volume: str, patience_s: float) -> int:
         show(progress)
         time.sleep(POLL_S)
         progress = ask(urllib.request.Request(url))
-    show(progress)
-    print(file=sys.stderr)
+    show(progress, last=True)
     print(progress["sentence"])
     return 0 if progress["ready"] else 1
 
@@ -93,8 +93,10 @@ def ask(request: urllib.request.Request) -> Dict[str, Any]:
         return progress
 
 
-def show(progress: Dict[str, Any]) -> None:
-    """Draw a bar over the line before."""
+def show(progress: Dict[str, Any], *, last: bool = False) -> None:
+    """Draw a bar over the line before; where nobody watches, only the last one."""
+    if not (last or sys.stderr.isatty()):
+        return
     followed = sum(node["followed"] for node in progress["nodes"])
     total = max(sum(node["total"] for node in progress["nodes"]), followed)
     done = sum(node["done"] for node in progress["nodes"])
@@ -103,7 +105,8 @@ def show(progress: Dict[str, Any]) -> None:
     bar = "#" * filled + "." * (BAR_COLUMNS - filled)
     line = f"[{bar}] {share:4.0%}  {followed} of {total} records"
     line += f", {done} of {len(progress['nodes'])} volumes"
-    print("\r" + line, end="", file=sys.stderr, flush=True)
+    start = "\r" if sys.stderr.isatty() else ""
+    print(start + line, end="\n" if last else "", file=sys.stderr, flush=True)
 
 
 def explained(error: Exception) -> str:

@@ -10,7 +10,7 @@ import click
 
 from pulzar.cli.exit import NO, Answer
 from pulzar.cli.options import json_option, master_option
-from pulzar.cli.output import note, print_json, print_line, stderr_is_terminal
+from pulzar.cli.output import note, print_json, print_table, stderr_is_terminal
 from pulzar.client.sync import Client
 from pulzar.errors import Unavailable
 
@@ -50,8 +50,8 @@ def command(volume_url: str, wait_s: float, master: str, as_json: bool) -> None:
     if as_json:
         print_json(progress)
     else:
-        for node in progress["nodes"]:
-            print_line(f"{node['node']}\t{node['state']}\t{node['followed']}")
+        rows = [(node["node"], node["state"], node["followed"]) for node in progress["nodes"]]
+        print_table(("volume", "state", "records"), rows)
     note(progress["sentence"])
     if not progress["ready"]:
         raise Answer(NO)

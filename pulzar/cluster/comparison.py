@@ -38,6 +38,11 @@ class Compared(msgspec.Struct):
     hidden: int = 0
     forgotten: int = 0
 
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        return f"{self.adopted} adopted, {self.hidden} hidden, {self.forgotten} forgotten"
+
 
 class Comparison:
     """Compares volumes with one catalog. One event loop.

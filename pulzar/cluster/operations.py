@@ -65,7 +65,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 class Departure(msgspec.Struct, frozen=True, kw_only=True):
     """What a volume that leaves means. `keys` and `bytes` are what it holds; of `keys_only_here` it
-    has the only copy, and `keys_under_replicated` have fewer copies without it than are wanted.
+    has the only copy, and `keys_under_replicated` have fewer copies without it than are wanted
+    (when it was drained: because too few volumes are left).
     `loses` says what nobody else may have, "" where that is nothing. `done` is False for a dry
     run."""
 
@@ -242,10 +243,20 @@ class Operations:
         count again. Raises NodeNotFound, Unavailable; Conflict where the others cannot take
         them."""
         member = self._member(name)
+        left = sum(standing.counts for standing in self._without(member).values())
+        short = sum(
+            group.keys
+            for group in self._store.copies()
+            if member.number in group.numbers and self._wanted(group) > left and not stop
+        )
+        sentence = f"{self._holding(member)}: {'they may stay' if stop else 'they go elsewhere'}"
+        if short:
+            sentence += f"; too few volumes are left then for {counted(short, 'key')} of them"
         departure = msgspec.structs.replace(
             self._departure(member, done=not dry_run),
+            keys_under_replicated=short,
             loses="",
-            sentence=f"{self._holding(member)}: {'they stay' if stop else 'they go elsewhere'}.",
+            sentence=f"{sentence}.",
         )
         if not stop:
             self._require_places(member, departure)
@@ -264,17 +275,6 @@ class Operations:
             raise Conflict(
                 f"{refused}: it holds {departure.bytes} bytes, and the other volumes have room for "
                 f"{departure.room_bytes}"
-            )
-        left = sum(standing.counts for standing in self._without(member).values())
-        short = sum(
-            group.keys
-            for group in self._store.copies()
-            if member.number in group.numbers and self._wanted(group) > left
-        )
-        if short:
-            raise Conflict(
-                f"{refused}: it holds {short} keys that are to be on more volumes than would be "
-                "left; let another one join first, or remove it, when nothing is only there"
             )
 
     async def remove(self, name: str, *, lost: bool, dry_run: bool) -> Departure:
@@ -351,7 +351,7 @@ class Operations:
         )
         sentence = self._holding(member)
         if under:
-            sentence += f"; without it {counted(under, 'key')} are on fewer volumes than wanted"
+            sentence += f"; without it there are too few copies of {counted(under, 'key')}"
         losses = self._losses(member, only)
         if losses:
             sentence += f"; nobody else has {', and '.join(losses)}"

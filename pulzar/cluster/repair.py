@@ -221,7 +221,7 @@ class Repair:
         try:
             done: Compared = await self._comparison.compare(member.link, number)
             if done != Compared():
-                _log.info("volume %s compared: %s", member.entry.name, done)
+                _log.info("volume %s compared, in keys: %s", member.entry.name, done.text)
             self._wake.set()
         except PulzarError as error:
             self._unsure.add(number)

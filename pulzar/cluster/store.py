@@ -34,7 +34,15 @@ from pulzar.cluster.messages import (
 )
 from pulzar.cluster.repair import Repair
 from pulzar.cluster.replicator import Replicator
-from pulzar.errors import Damage, NotReady, OutOfSpace, PulzarError, Unavailable, ViewBroken
+from pulzar.errors import (
+    Damage,
+    MemberRefused,
+    NotReady,
+    OutOfSpace,
+    PulzarError,
+    Unavailable,
+    ViewBroken,
+)
 from pulzar.limits import DIRECT_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
 from pulzar.varidb.batching import run_batch
 from pulzar.varidb.catalog import Catalog
@@ -368,7 +376,11 @@ class ClusterStore:
 
     async def heartbeat(self, presence: Presence, host: str) -> Welcome:
         """A volume is there. Raises MemberRefused, Unavailable."""
-        welcome = await self.master.heartbeat(presence, host)
+        try:
+            welcome = await self.master.heartbeat(presence, host)
+        except MemberRefused as error:
+            _log.warning("refused: %s", error)  # once: the volume ends
+            raise
         entry = self.master.list.members.by_id(presence.id)
         if entry is not None:
             for key, version in presence.damaged:

@@ -4,6 +4,7 @@ The key is looked at before anything else, also before the body: without it, 403
 """
 
 import hmac
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -14,6 +15,8 @@ from pulzar.errors import Forbidden, UnsupportedMediaType
 from pulzar.http.body import body_length, read_all
 from pulzar.http.patience import Patience
 from pulzar.limits import MESSAGE_BYTES_MAX
+
+_log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 
@@ -26,6 +29,7 @@ class Internal:
 
     def __init__(self, key: str, *, patience: Patience) -> None:
         self._authorization = f"Bearer {key}".encode()
+        self._forbidden = ""  # the machine that was told last, so that it is logged once
         self._patience = patience
 
     def guarded(self, endpoint: ASGIApp) -> ASGIApp:
@@ -42,6 +46,11 @@ class Internal:
         for name, value in scope["headers"]:
             if name == b"authorization" and hmac.compare_digest(value, self._authorization):
                 return
+        client = scope.get("client")
+        host = str(client[0]) if client else ""
+        if host != self._forbidden:
+            self._forbidden = host
+            _log.warning("a request from %s does not carry the cluster's key", host)
         raise Forbidden("this is for the machines of the cluster: the cluster's key is wanted")
 
     def call(
