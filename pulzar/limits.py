@@ -126,6 +126,8 @@ BALANCE_SPREAD = 1.04  # copies move where a volume is filled more than so many 
 BALANCE_FILL_MIN = 0.02  # and that part of its capacity more
 BALANCE_BYTES_MAX = 1 * GIB  # moved between two looks at all volumes
 PLACEMENT_DRAWS_MAX = 4  # in vain; then the volumes that are left are looked at one by one
+RUN_RECORDS = 128  # new keys that go to the same volumes, one behind the other
+RUN_BYTES = 256 * KIB  # and no more than that
 
 # Following, comparing, repairing.
 SNAPSHOT_ROWS = 8192  # rows of an index in one answer: about 1 MiB

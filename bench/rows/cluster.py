@@ -290,6 +290,7 @@ class _Reader(threading.Thread):
 def cpu(context: Context) -> Iterator[Result]:
     """What a PUT costs the master, by the number of volumes that share the keys."""
     costs: dict[int, list[float]] = {}
+    rates: dict[int, list[float]] = {}
     for _ in range(context.scale.rounds):
         for volumes in (1, 3, 10):
             with context.cluster(volumes=volumes, replicas=1) as cluster:
@@ -300,7 +301,10 @@ def cpu(context: Context) -> Iterator[Result]:
                 report = context.measure(cluster, load)
                 spent = sum(master.cpu_times()[:2]) - before
                 costs.setdefault(volumes, []).append(spent / report.ok * 1e6)
-    detail = "; ".join(f"{n} volumes {median(each):.0f} us" for n, each in costs.items())
+                rates.setdefault(volumes, []).append(report.operations_per_s)
+    detail = "; ".join(
+        f"{n} volumes {median(each):.0f} us, {median(rates[n]):,.0f}/s" for n, each in costs.items()
+    )
     yield Result(figure=MASTER_CPU, rounds=ratios(costs[10], costs[1]), detail=detail)
 
 

@@ -9,6 +9,11 @@ room being the bytes that values may still take: a volume with twice the room ge
 so that the shares of used space come closer to each other with every write. A volume with a long
 queue gets less. Copies of one key are on different hosts where there are hosts enough.
 
+New keys come in runs: RUN_RECORDS of them, or RUN_BYTES, go to the volumes that were drawn for the
+first. So what comes at one time goes on its way in few appends, however many volumes there are:
+with 10 of them a PUT costs the master as much as with one; drawn for each key, 2.3 times as much
+(bench, row cluster-cpu).
+
 What is there already is moved only where volumes are filled too unevenly, as after one has joined
 (`balance`). How full a volume is counts what it holds, not its files: those of moved copies stay
 until compaction and its grace are over.
@@ -20,7 +25,16 @@ from itertools import accumulate
 
 import msgspec
 
-from pulzar.limits import BALANCE_FILL_MIN, BALANCE_SPREAD, PENDING_HALVES, PLACEMENT_DRAWS_MAX
+from pulzar.limits import (
+    BALANCE_FILL_MIN,
+    BALANCE_SPREAD,
+    PENDING_HALVES,
+    PLACEMENT_DRAWS_MAX,
+    RUN_BYTES,
+    RUN_RECORDS,
+)
+
+_NO_RUN: tuple[tuple[int, ...], int, int] = ((), 0, 0)
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -43,6 +57,8 @@ class Placement:
         self._room = {one.number: one.room_bytes for one in candidates}
         self._weights = [_weight(one) for one in candidates]
         self._ends = list(accumulate(self._weights))
+        # By how many are wanted: the volumes of the run, and how much it may still take.
+        self._runs: dict[int, tuple[tuple[int, ...], int, int]] = {}
 
     def choose(
         self,
@@ -59,6 +75,11 @@ class Placement:
         What is chosen is counted, so that many choices in a row do not overfill a volume.
         """
         room = self._room
+        is_free = not (holders or avoid)
+        if is_free and (run := self._of_run(wanted, size)):
+            for number in run:
+                room[number] -= size
+            return run
         chosen = [n for n in holders if room.get(n, -1) >= size and n not in avoid][:wanted]
         while len(chosen) < wanted:
             number = self._draw(size, draw, chosen, avoid)
@@ -67,7 +88,17 @@ class Placement:
             chosen.append(number)
         for number in chosen:
             room[number] -= size
+        if is_free and len(chosen) == wanted:
+            self._runs[wanted] = (tuple(chosen), RUN_RECORDS - 1, RUN_BYTES - size)
         return tuple(chosen)
+
+    def _of_run(self, wanted: int, size: int) -> tuple[int, ...]:
+        """The volumes of the run that goes on, if it does."""
+        numbers, records, left = self._runs.get(wanted, _NO_RUN)
+        if not records or left < size or any(self._room[number] < size for number in numbers):
+            return ()
+        self._runs[wanted] = (numbers, records - 1, left - size)
+        return numbers
 
     def _draw(
         self,

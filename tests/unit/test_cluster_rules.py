@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import groupby
 
 import msgspec
 import pytest
@@ -25,7 +26,7 @@ from pulzar.cluster.placement import Candidate, Filled, Move, Placement, balance
 from pulzar.cluster.redundancy import Standing, may_hide, plan_key, redundancy, wants_work
 from pulzar.cluster.sessions import Session
 from pulzar.errors import MemberRefused, NotReady, StaleSession
-from pulzar.limits import OFFLINE_S
+from pulzar.limits import OFFLINE_S, RUN_BYTES, RUN_RECORDS
 from pulzar.varidb.copies import Copies
 
 CLUSTER = "c" * 32
@@ -219,13 +220,38 @@ def test_room_and_load_weigh() -> None:
     rng = random.Random(2)
     rooms = [10**12, 2 * 10**12, 3 * 10**12]
     placement = Placement(candidates(*rooms))
-    chosen = Counter(placement.choose(1, size=1, draw=rng.random)[0] for _ in range(12_000))
+    size = RUN_BYTES  # each is a run of its own
+    chosen = Counter(placement.choose(1, size=size, draw=rng.random)[0] for _ in range(12_000))
     for number in (1, 2, 3):
         assert abs(chosen[number] - 2000 * number) < 200
     busy = [*candidates(10**12), Candidate(2, "x", 1000, 0, 10**12, 256)]
     placement = Placement(busy)
-    chosen = Counter(placement.choose(1, size=1, draw=rng.random)[0] for _ in range(9000))
+    chosen = Counter(placement.choose(1, size=size, draw=rng.random)[0] for _ in range(9000))
     assert abs(chosen[2] - 3000) < 200
+
+
+def test_new_keys_come_in_runs() -> None:
+    rng = random.Random(3)
+    placement = Placement(candidates(*[10**12] * 10))
+    for wanted in (1, 2):
+        chosen = [placement.choose(wanted, size=10, draw=rng.random) for _ in range(10_000)]
+        runs = [len(list(run)) for _, run in groupby(chosen)]
+        assert min(runs[:-1]) >= RUN_RECORDS
+        assert max(runs) <= 6 * RUN_RECORDS  # the same may be drawn again
+        held = Counter(number for numbers in chosen for number in numbers)
+        assert len(held) == 10
+    # Others in between do not end a run; a value that does not fit into it does.
+    run = placement.choose(3, size=10, draw=rng.random)
+    assert placement.choose(3, size=10, holders=(1, 2, 3), draw=rng.random) == (1, 2, 3)
+    assert placement.choose(3, size=RUN_BYTES - 20, draw=rng.random) == run
+    assert len({placement.choose(3, size=10**6, draw=rng.random) for _ in range(20)}) > 10
+
+
+def test_a_run_ends_where_a_volume_is_full() -> None:
+    rng = random.Random(4)
+    placement = Placement(candidates(100, 100))
+    chosen = Counter(placement.choose(1, size=10, draw=rng.random) for _ in range(22))
+    assert chosen == {(1,): 10, (2,): 10, (): 2}
 
 
 FILLED = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), max_size=5)
