@@ -137,22 +137,22 @@ class Member:
         """The session is over: give everything back. Harmless where none is open."""
         if self.broken.is_set():
             return
-        self.broken.set()
-        self._stop_watching()
+        self._end_session()
         _log.info("volume %s: the session ended: %s", self.entry.name, error)
         if self._sending is not None:
             self._sending.cancel()
             return  # `_ended` gives everything back
         self._give_back([], error)
 
-    def _stop_watching(self) -> None:
+    def _end_session(self) -> None:
+        self.broken.set()
         watching, self._watching = self._watching, None
         if watching is not None:
             watching.cancel()
-
-    def _give_back(self, sent: Sequence[Flight], error: PulzarError) -> None:
         self.unlanded += [one for one in self.trackers if one.missing]
         self.trackers.clear()  # its log will be followed again, from the catalog's cursor
+
+    def _give_back(self, sent: Sequence[Flight], error: PulzarError) -> None:
         queued = list(self._queue)
         self._queue.clear()
         wanted, self._wanted = self._wanted, deque()
@@ -195,8 +195,7 @@ class Member:
         sent, self._sent = self._sent, []
         error = None if task.cancelled() else task.exception()
         if error is not None and self.online:
-            self.broken.set()
-            self._stop_watching()
+            self._end_session()
             _log.warning("volume %s: the session ended: %s", self.entry.name, error)
             if not isinstance(error, PulzarError):
                 _log.error("a bug met volume %s", self.entry.name, exc_info=error)

@@ -77,8 +77,8 @@ class Placement:
         room = self._room
         is_free = not (holders or avoid)
         if is_free and (run := self._of_run(wanted, size)):
-            for number in run:
-                room[number] -= size
+            for taken in run:
+                room[taken] -= size
             return run
         chosen = [n for n in holders if room.get(n, -1) >= size and n not in avoid][:wanted]
         while len(chosen) < wanted:

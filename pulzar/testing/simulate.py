@@ -11,19 +11,25 @@ CALM_S = 40.0
 
 
 def simulate(
-    seed: int, *, seconds: float = 60.0, clients: int = 4, volumes: int = 3, replicas: int = 2
+    seed: int,
+    *,
+    seconds: float = 60.0,
+    clients: int = 4,
+    volumes: int = 3,
+    replicas: int = 2,
+    change: bool = False,
 ) -> World:
     """Run one simulation: trouble, then calm, then a last read of every key. The world has the
-    history, and what should never be seen."""
+    history, and what should never be seen. `change`: members come and go."""
     with tempfile.TemporaryDirectory(prefix="pulzar-simulation-") as directory:
 
         async def main() -> World:
-            world = World(seed, directory, volumes=volumes, replicas=replicas)
+            world = World(seed, directory, volumes=volumes, replicas=replicas, change=change)
             await world.start_master()
             for machine in world.machines.values():
                 machine.start()
             beating = asyncio.ensure_future(world.beat())
-            await _until(lambda: _is_whole(world))
+            await _until(lambda: _is_whole(world) and _members(world) == volumes)
             busy = [asyncio.ensure_future(world.client(number)) for number in range(clients)]
             await world.trouble(seconds)
             if world.store is None:
@@ -39,7 +45,7 @@ def simulate(
                     await asyncio.wait([task])
                     if not task.cancelled() and task.exception() is not None:
                         raise AssertionError("a client met a bug") from task.exception()
-            await _until(lambda: _is_redundant(world, min(volumes, replicas)))
+            await _until(lambda: _is_redundant(world, replicas))
             beating.cancel()
             await world.end()
             return world
@@ -60,10 +66,17 @@ def _is_whole(world: World) -> bool:
     return (
         store is not None
         and store.not_ready() is None
-        and sum(member.online for member in store.members.values()) == len(world.machines)
+        and all(member.online for member in store.members.values())
     )
+
+
+def _members(world: World) -> int:
+    return len(world.store.members) if world.store is not None else 0
 
 
 def _is_redundant(world: World, copies: int) -> bool:
     store = world.store
-    return store is not None and store.repair.redundancy().least >= copies
+    if store is None:
+        return False
+    places = sum(not member.draining for member in store.members.values())
+    return store.repair.redundancy().least >= min(copies, places)

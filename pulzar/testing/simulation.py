@@ -14,6 +14,9 @@ clocks, and every call between two machines:
     cut off       for a while nothing reaches one volume, or nothing passes between two
     crash         a volume loses power, or a master ends; both start again, a master also with an
                   empty disk
+
+Where members `change`, volumes also join, are drained, and are removed where that is allowed; one
+that was removed goes on running, and wants to be heard.
 """
 
 import asyncio
@@ -41,6 +44,7 @@ from pulzar.cluster.messages import (
     Staged,
 )
 from pulzar.cluster.opening import open_cluster
+from pulzar.cluster.operations import Operations
 from pulzar.cluster.served import ServedVolume
 from pulzar.cluster.store import ClusterOptions, ClusterStore
 from pulzar.disk import SystemDisk
@@ -71,6 +75,7 @@ KEYS = ("a", "b", "c", "d")
 ANSWER_S = 5.0
 HEARTBEAT_S = 1.0
 READ_TRIES = 3
+MEMBERS_MIN, MEMBERS_MAX = 2, 5
 STEP_S = 3_600_000
 
 
@@ -225,7 +230,9 @@ class Wire:
 class World:
     """Everything of one simulation."""
 
-    def __init__(self, seed: int, directory: str, *, volumes: int, replicas: int) -> None:
+    def __init__(
+        self, seed: int, directory: str, *, volumes: int, replicas: int, change: bool = False
+    ) -> None:
         self.rng = Random(seed)
         self.clock = LoopClock()
         self.faulty = False
@@ -234,7 +241,17 @@ class World:
         self.store: ClusterStore | None = None
         self.history: list[Operation] = []
         self.surprises: list[str] = []
+        self.changes = {"joined": 0, "drained": 0, "removed": 0}
         self._directory = directory
+        self._events = [
+            self._crash_volume,
+            self._crash_volume,
+            self._cut,
+            self._restart_master,
+            self._step,
+        ]
+        if change:
+            self._events += [self._join, self._drain, self._remove, self._remove]
         self._options = ClusterOptions(replicas=replicas, lost_after_s=30.0)
         self._pending: set[asyncio.Task[None]] = set()
         for number in range(volumes):
@@ -288,7 +305,7 @@ class World:
     async def beat(self) -> None:
         """The heartbeats of all volumes."""
         while True:
-            for machine in self.machines.values():
+            for machine in list(self.machines.values()):
                 store, served = self.store, machine.served
                 if store is None or served is None or machine.name in self.cut_off:
                     continue
@@ -305,15 +322,7 @@ class World:
         end_s = self.clock.monotonic_s() + for_s
         while self.clock.monotonic_s() < end_s:
             await asyncio.sleep(self.rng.expovariate(0.4))
-            await self.rng.choice(
-                [
-                    self._crash_volume,
-                    self._crash_volume,
-                    self._cut,
-                    self._restart_master,
-                    self._step,
-                ]
-            )()
+            await self.rng.choice(self._events)()
         self.faulty = False
         self.cut_off.clear()
 
@@ -337,6 +346,38 @@ class World:
 
     async def _step(self) -> None:
         self.clock.step_ms = self.rng.randint(-STEP_S, STEP_S)
+
+    # Who is a member.
+
+    async def _join(self) -> None:
+        if self.store is None or len(self.store.members) >= MEMBERS_MAX:
+            return
+        name = f"v{len(self.machines)}"
+        self.machines[name] = Machine(name, self)
+        self.machines[name].start()
+        self.changes["joined"] += 1
+
+    async def _drain(self) -> None:
+        store, name = self.store, self.rng.choice(list(self.machines))
+        if store is None:
+            return
+        with suppress(PulzarError):
+            operations, stop = Operations(store, clock=self.clock), self.rng.random() < 0.4
+            await operations.drain(name, stop=stop, dry_run=False)
+            self.changes["drained"] += not stop
+
+    async def _remove(self) -> None:
+        """Not where the operator would have to give something up."""
+        store, name = self.store, self.rng.choice(list(self.machines))
+        if store is None or len(store.members) <= MEMBERS_MIN:
+            return
+
+        async def remove() -> None:
+            await Operations(store, clock=self.clock).remove(name, lost=False, dry_run=False)
+            self.changes["removed"] += 1
+
+        self.later(0.0, remove)
+        await asyncio.sleep(self.rng.expovariate(2.0))
 
     # The clients.
 

@@ -250,7 +250,7 @@ def test_the_only_copy_of_a_key_is_given_up_only_if_told_so(
 ) -> None:
     machines = make_machines(volumes=2)
     keys = Keys(machines, http)
-    keys.fill(20, sizes=(5000,))
+    keys.fill(60, sizes=(60_000,))  # some runs of keys, so that some are on each volume
     machines.volumes[0].kill()
     machines.wait(lambda: machines.online() == {"v1"})
     url = f"{machines.master.url}/admin/cluster/remove/v0"

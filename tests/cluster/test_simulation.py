@@ -29,6 +29,18 @@ def test_other_numbers_of_volumes_and_copies(seed: int, volumes: int, replicas: 
     checked(simulate(seed, volumes=volumes, replicas=replicas))
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_volumes_that_join_and_are_removed(seed: int, replicas: int) -> None:
+    checked(simulate(seed, replicas=replicas, change=True))
+
+
+def test_members_do_come_and_go() -> None:
+    changes = [simulate(seed, change=True).changes for seed in range(5)]
+    for kind in ("joined", "drained", "removed"):
+        assert sum(one[kind] for one in changes), kind
+
+
 def test_the_same_seed_gives_the_same_history() -> None:
     one, other = simulate(7), simulate(7)
     assert len(one.history) > 300

@@ -30,6 +30,12 @@ from pulzar.varidb.record import Record, Type, epoch_of, make_version
 KEYS = tuple(b"key-%d" % number for number in range(40))
 
 
+@pytest.fixture(autouse=True)
+def each_key_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are few keys here: they are to lie on all volumes."""
+    monkeypatch.setattr("pulzar.cluster.placement.RUN_RECORDS", 1)
+
+
 def number_of(cluster: LocalCluster, name: str) -> int:
     """The number of a member."""
     return next(n for n, one in cluster.store.members.items() if one.entry.name == name)

@@ -16,6 +16,12 @@ from pulzar.varidb.record import Type
 COUNT = 120
 
 
+@pytest.fixture(autouse=True)
+def each_key_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are few keys here: they are to lie on all volumes."""
+    monkeypatch.setattr("pulzar.cluster.placement.RUN_RECORDS", 1)
+
+
 def value_of(number: int) -> bytes:
     """All of one size: volumes are balanced by bytes, and counted in keys here."""
     return b"%03d;" % number * 1000
