@@ -376,6 +376,8 @@ class ClusterStore:
 
     async def heartbeat(self, presence: Presence, host: str) -> Welcome:
         """A volume is there. Raises MemberRefused, Unavailable."""
+        if self._closing:
+            raise NotReady("the server is stopping")
         try:
             welcome = await self.master.heartbeat(presence, host)
         except MemberRefused as error:
