@@ -51,7 +51,9 @@ class Copying:
         """Whether a volume that should have a value does: every byte of it is read. What is
         damaged, or lacking in a directory that was put back, may not have been noticed yet.
         Raises LinkBroken."""
-        member = self._members[number]
+        member = self._members.get(number)
+        if member is None:
+            return False
         if entry.size > SEGMENT_VALUE_BYTES_MAX:
             found = await member.verify(key, entry.version)
         else:

@@ -40,7 +40,8 @@ class Link(Protocol):
     async def open_session(self, wanted: SessionWanted) -> SessionOpened:
         """Promise the epoch, end the session before, wait for what that wrote.
 
-        Raises StaleSession where a larger epoch is promised, WritesStopped, LinkBroken.
+        A volume whose disk has failed promises nothing and takes no append: it is only read from.
+        Raises StaleSession where a larger epoch is promised, LinkBroken.
         """
 
     async def append(self, append: Append) -> Appended:

@@ -384,11 +384,13 @@ class Master:
             acknowledged=member.acknowledged,
         )
         sent, generation = 0, self.list.members.generation
-        if known is None or known.generation < generation:
+        is_told = known is not None and known.generation == generation
+        if not is_told and not presence.failed:
             await link.append(Append(epoch, session, 0, [self._members_record()]))
-            sent = 1
-        member.told = generation
-        self._has_list(member, generation)
+            sent, is_told = 1, True
+        if is_told:
+            member.told = generation
+            self._has_list(member, generation)
         if epoch != self.epoch or link is not member.link:
             raise Unavailable("it is overtaken by a new session")
         member.begin(epoch, session, sent)

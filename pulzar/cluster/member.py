@@ -80,8 +80,13 @@ class Member:
 
     @property
     def online(self) -> bool:
-        """Whether it may be written to and read from."""
+        """Whether it may be read from."""
         return not self.broken.is_set()
+
+    @property
+    def writable(self) -> bool:
+        """Whether it may be written to: a volume whose disk has failed is only read from."""
+        return self.online and (self.presence is None or not self.presence.failed)
 
     @property
     def draining(self) -> bool:
@@ -92,7 +97,7 @@ class Member:
     def candidate(self) -> Candidate | None:
         """It as a place for new copies; None where it takes none."""
         presence = self.presence
-        if not self.online or presence is None or self.draining:
+        if not self.writable or presence is None or self.draining:
             return None
         return Candidate(
             number=self.number,

@@ -120,14 +120,14 @@ class Replicator:
         old = change.replaces
         holders = old.holders if old is not None else ()
         wanted = max(1, len(holders))
-        online = tuple(number for number in holders if self._is_online(number))
+        online = tuple(number for number in holders if self._is_writable(number))
         missing = wanted - len(online)
         if missing:
             online += self.placement.choose(missing, size=0, avoid=holders, draw=self._draw)
         return online, wanted
 
     def _launch(self, write: Write, numbers: tuple[int, ...], wanted: int) -> None:
-        numbers = tuple(number for number in numbers if self._is_online(number))
+        numbers = tuple(number for number in numbers if self._is_writable(number))
         enough = min(self._min_copies, wanted)
         if len(numbers) < enough:
             write.finish(self._too_few(write, len(numbers), enough))
@@ -148,7 +148,7 @@ class Replicator:
 
     def _launch_everywhere(self, write: Write) -> None:
         """A record of the master's own, an epoch: to every volume that is written to."""
-        online = [member for member in self._members.values() if member.online]
+        online = [member for member in self._members.values() if member.writable]
         record = msgspec.structs.replace(_new_record(write), value=self.master)
         flight = Flight(record, wanted=len(online), write=write)
         self.pending += 1
@@ -160,22 +160,22 @@ class Replicator:
     def launch_to(self, flight: Flight, number: int) -> None:
         """Send a record of the cluster's own to one volume; it is not replaced by another."""
         self.pending += 1
-        if self._is_online(number):
+        if self._is_writable(number):
             self._members[number].enqueue(flight)
         else:
-            flight.error = Unavailable("the volume is not online")
+            flight.error = Unavailable("the volume is not online, or takes no writes")
             self._land([flight])
 
-    def _is_online(self, number: int) -> bool:
+    def _is_writable(self, number: int) -> bool:
         member = self._members.get(number)
-        return member is not None and member.online
+        return member is not None and member.writable
 
     def _too_few(self, write: Write, count: int, enough: int) -> PulzarError:
-        online = sum(member.online for member in self._members.values())
+        online = sum(member.writable for member in self._members.values())
         if online >= enough and write.record.type != Type.DELETE:
             return OutOfSpace("no volume has room for this value: delete something, or add one")
         if not online:
-            return Unavailable("no volume is online: nothing was written; try again")
+            return Unavailable("no volume takes writes now: nothing was written; try again")
         return Unavailable(
             f"{count} of the {enough} volumes that a write needs can take it: nothing was "
             "written; try again"
@@ -224,7 +224,7 @@ class Replicator:
             return
         size = 0 if write.record.type == Type.DELETE else flight.size
         for number in self.placement.choose(1, size=size, avoid=flight.tried, draw=self._draw):
-            if self._is_online(number):
+            if self._is_writable(number):
                 self._members[number].enqueue(flight)
 
     # The end of a flight.

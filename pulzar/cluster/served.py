@@ -198,23 +198,29 @@ class ServedVolume:
                     f"epoch {self._promised} is promised to another master; yours is {wanted.epoch}"
                 )
             self._session.end()
-            # Behind everything that earlier sessions submitted: what they wrote is known then.
-            now_ms = self._clock.now_ms()
-            if new:
-                await self._committer.write(
-                    Record(
-                        type=Type.EPOCH,
-                        version=make_version(wanted.epoch, 0),
-                        value=wanted.master,
-                        created_ms=now_ms,
-                    )
-                )
-                self._promised, self._promised_to = wanted.epoch, wanted.master
-            else:
-                await self._committer.write(Record(type=Type.CHECKPOINT, created_ms=now_ms))
+            if self._volume.log.failed is None:
+                await self._promise(wanted, new=new)
+            # Else it is only read from: nothing gets into its log any more, in any session.
             self._session.begin(wanted.epoch, wanted.session)
             head = self._volume.log.cursor()
             return SessionOpened(head.opening, head.seq, self._note(Type.MEMBERS))
+
+    async def _promise(self, wanted: SessionWanted, *, new: bool) -> None:
+        """Write the promise of an epoch, or anything at all: behind everything that earlier
+        sessions submitted, so that it is known what became of that."""
+        now_ms = self._clock.now_ms()
+        if not new:
+            await self._committer.write(Record(type=Type.CHECKPOINT, created_ms=now_ms))
+            return
+        await self._committer.write(
+            Record(
+                type=Type.EPOCH,
+                version=make_version(wanted.epoch, 0),
+                value=wanted.master,
+                created_ms=now_ms,
+            )
+        )
+        self._promised, self._promised_to = wanted.epoch, wanted.master
 
     async def append(self, append: Append) -> Appended:
         """See `Link`."""

@@ -1,6 +1,7 @@
 """Repair in one process: copies that move, that are made again, that are hidden."""
 
 import asyncio
+import contextlib
 import random
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pulzar.cluster.messages import Append, Appended
+from pulzar.errors import PulzarError
 from pulzar.testing import ManualClock
 from pulzar.testing.cluster import Gate, LocalCluster
 from pulzar.varidb.entry import Delete, Put
@@ -306,5 +308,37 @@ def test_a_master_without_memory_knows_how_many_copies_a_key_wants(
             assert cluster.store.copies() == before
             assert cluster.store.repair.redundancy().under == 0
             await check(cluster)
+
+    asyncio.run(life())
+
+
+def test_a_volume_whose_disk_has_failed_is_read_from(tmp_path: Path) -> None:
+    """It takes no writes until it is started again; what only it has can be read meanwhile."""
+
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            await fill(cluster)
+            before = held(cluster)
+            cluster.volumes["v0"].serving.volume.log.fail("the disk failed")
+            for number in range(COUNT, COUNT + 20):  # an append to it ends the session
+                with contextlib.suppress(PulzarError):
+                    await cluster.store.put(Put(b"more-%d" % number, value_of(number)))
+            await cluster.until(lambda: cluster.is_online("v0"))
+            (member,) = [m for m in cluster.store.members.values() if m.entry.name == "v0"]
+            assert member.presence is not None
+            assert member.presence.failed
+            await check(cluster)
+            for number in range(COUNT):
+                await cluster.store.delete(Delete(b"key-%d" % number))
+            assert cluster.is_online("v0")
+            await cluster.stop_master()
+            await cluster.start_master()
+            await cluster.until(lambda: cluster.is_online("v0") and cluster.is_online("v1"))
+            assert cluster.store.lookup(b"key-0") is None
+            assert (await cluster.store.put(Put(b"last", b"x" * 3000))).copies == 1
+            assert before["v0"]
+            await cluster.stop(0)
+            await cluster.start(0)
+            await cluster.until(lambda: live(cluster, "v0") == 0)  # what it missed is hidden now
 
     asyncio.run(life())
