@@ -6,6 +6,7 @@ connection, an answer that is none, is LinkBroken: it is not known whether the c
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import TypeVar
 from urllib.parse import quote
@@ -39,7 +40,7 @@ from pulzar.cluster.messages import (
     encode,
 )
 from pulzar.cluster.wire import cursor_text, key_text
-from pulzar.errors import InvalidParameter, LinkBroken, OutcomeUnknown, PulzarError
+from pulzar.errors import InvalidParameter, LinkBroken, NotFoundPath, OutcomeUnknown, PulzarError
 from pulzar.limits import (
     LINK_ANSWER_S,
     LINK_CONNECT_S,
@@ -156,6 +157,10 @@ def problem(url: str, status: int, content: bytes) -> PulzarError:
 
 
 def _told(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"no such host: {error.host}"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        return os.strerror(error.os_error.errno)
     return str(error) or type(error).__name__
 
 
@@ -189,7 +194,10 @@ class RemoteVolume:
 
     async def hello(self) -> Presence:
         """See `Link`."""
-        return await self._get(Presence, "hello", timeout_s=LINK_CONNECT_S)
+        try:
+            return await self._get(Presence, "hello", timeout_s=LINK_CONNECT_S)
+        except NotFoundPath:
+            raise LinkBroken(f"what answers at {self.url} is no volume") from None
 
     async def alive(self, wait_s: float) -> Presence:
         """See `Link`."""

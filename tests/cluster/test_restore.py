@@ -1,6 +1,7 @@
 """A master that starts again, with its memory and without."""
 
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from pulzar.testing.machines import Machines
+from pulzar.testing.machines import Machines, free_port
 from tests.cluster.conftest import MakeMachines
 from tests.cluster.keys import Keys
 
@@ -126,3 +127,19 @@ def test_the_commands_that_restore_a_master(
     refused = subprocess.run(nothing, capture_output=True, text=True, timeout=50, check=False)
     assert refused.returncode != 0
     assert "did not answer" in refused.stderr
+
+
+def test_a_restore_from_what_is_no_volume_says_so(
+    make_machines: MakeMachines, http: urllib3.PoolManager
+) -> None:
+    machines = make_machines(volumes=1)
+    url = f"{machines.master.url}/admin/restore"
+    gone = f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    for volume, told in (
+        (machines.master.url, "is no volume"),
+        (gone, "Connection refused"),
+        ("http://no-such-host.invalid:9001", "no such host"),
+    ):
+        answer = http.request("POST", url, body=json.dumps({"volume": volume}))
+        assert (answer.status, answer.json()["code"]) == (503, "link_broken")
+        assert told in answer.json()["detail"]
