@@ -16,6 +16,8 @@ import logging
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
+import msgspec
+
 from pulzar.clock import Clock
 from pulzar.cluster.flight import Flight
 from pulzar.cluster.follower import Follower, Progress
@@ -372,6 +374,8 @@ class Master:
             self._begin_epoch((await link.hello()).epoch + 1)
             epoch = self.epoch
             opened = await link.open_session(SessionWanted(epoch, session, self._id))
+        if opened.failed:  # before the next heartbeat says so
+            member.presence = msgspec.structs.replace(presence, failed=opened.failed)
         known = decode_members(opened.members)
         self._adopt(known)
         self._require_settled(member)
@@ -385,7 +389,7 @@ class Master:
         )
         sent, generation = 0, self.list.members.generation
         is_told = known is not None and known.generation == generation
-        if not is_told and not presence.failed:
+        if not is_told and not opened.failed:
             await link.append(Append(epoch, session, 0, [self._members_record()]))
             sent, is_told = 1, True
         if is_told:

@@ -86,7 +86,17 @@ class Member:
     @property
     def writable(self) -> bool:
         """Whether it may be written to: a volume whose disk has failed is only read from."""
-        return self.online and (self.presence is None or not self.presence.failed)
+        return self.online and not self._has_failed
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it will go on having what it has. Not where its disk has failed: what was written
+        last, a MOVED too, may be there or not when it is started again."""
+        return not self.draining and not self._has_failed
+
+    @property
+    def _has_failed(self) -> bool:
+        return self.presence is not None and bool(self.presence.failed)
 
     @property
     def draining(self) -> bool:

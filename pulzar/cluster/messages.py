@@ -91,11 +91,13 @@ class SessionWanted(Message, frozen=True):
 
 class SessionOpened(Message, frozen=True):
     """The head of the log behind everything that earlier sessions wrote; `members` is the value of
-    the newest MEMBERS record, empty where there is none."""
+    the newest MEMBERS record, empty where there is none. `failed` says why nothing was promised and
+    no append will be taken: then it is not known what became of the last ones."""
 
     opening: bytes
     seq: int
     members: bytes
+    failed: str = ""
 
 
 class NewRecord(Message, frozen=True):

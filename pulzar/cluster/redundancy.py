@@ -1,7 +1,7 @@
 """How redundant keys are, and what a key lacks. Pure.
 
-A copy counts where its volume is a member that is neither lost nor drained: an absent volume may
-come back in a moment. It can be read where its volume is online.
+A copy counts where its volume is a member that is neither lost nor drained, and takes writes: an
+absent volume may come back in a moment. It can be read where its volume is online.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -162,7 +162,7 @@ class Repair:
         return {
             number: Standing(
                 online=member.online,
-                counts=member.state != State.LOST and not member.draining,
+                counts=member.keeps and member.state != State.LOST,
             )
             for number, member in self._members.items()
         }
@@ -236,12 +236,12 @@ class Repair:
     # What a volume that leaves waits for.
 
     def is_settled(self, number: int) -> bool:
-        """Whether a volume is online, and has nothing any more that the catalog knows to be
+        """Whether a volume may be written to, and has nothing any more that the catalog knows to be
         superseded: then no other volume's deletes are needed to hide that."""
         member = self._members.get(number)
         return (
             member is not None
-            and member.online
+            and member.writable
             and number not in self._comparing
             and number not in self._unsure
             and not any(

@@ -203,7 +203,8 @@ class ServedVolume:
             # Else it is only read from: nothing gets into its log any more, in any session.
             self._session.begin(wanted.epoch, wanted.session)
             head = self._volume.log.cursor()
-            return SessionOpened(head.opening, head.seq, self._note(Type.MEMBERS))
+            failed = self._volume.log.failed or ""
+            return SessionOpened(head.opening, head.seq, self._note(Type.MEMBERS), failed)
 
     async def _promise(self, wanted: SessionWanted, *, new: bool) -> None:
         """Write the promise of an epoch, or anything at all: behind everything that earlier

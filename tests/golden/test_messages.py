@@ -41,7 +41,7 @@ MESSAGES: list[tuple[m.Message, str]] = [
         "9601d920" + ID.encode().hex() + "020305a66f6e6c696e65",
     ),
     (m.SessionWanted(3, 1 << 40, OPENING), "9303cf0000010000000000c410" + OPENING.hex()),
-    (m.SessionOpened(OPENING, 9, b""), "93c410" + OPENING.hex() + "09c400"),
+    (m.SessionOpened(OPENING, 9, b""), "94c410" + OPENING.hex() + "09c400a0"),
     (
         m.Append(3, 4, 5, [m.NewRecord(1, b"k", b"v", b"", 1 << 40, 6, 0)], 7),
         "950304059199" + "01c4016bc40176c400cf00000100000000000600a000" + "07",
@@ -107,7 +107,7 @@ def test_every_kind_of_message_is_pinned() -> None:
 
 
 def test_a_message_of_a_later_version_may_have_more_fields() -> None:
-    longer = bytes.fromhex("94c410" + OPENING.hex() + "09c400c3")
+    longer = bytes.fromhex("95c410" + OPENING.hex() + "09c400a0c3")
     assert m.decode(m.SessionOpened, longer) == m.SessionOpened(OPENING, 9, b"")
 
 
