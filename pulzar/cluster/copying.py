@@ -105,20 +105,18 @@ class Copying:
             member = self._members.get(number)
             if member is None or not member.online:
                 continue
-            found = await member.fetch(key, entry.version)
             try:
+                found = await member.fetch(key, entry.version)
+                if found.status == FOUND:
+                    is_large = entry.size > SEGMENT_VALUE_BYTES_MAX
+                    return found, await self._pulled(key, entry, member, target) if is_large else ""
                 if found.status == DAMAGED:
-                    raise Damage("this copy is damaged")
-                if found.status == FOUND and entry.size > SEGMENT_VALUE_BYTES_MAX:
-                    return found, await self._pulled(key, entry, member, target)
+                    self._damaged(key, entry.version, number)
             except Damage as error:
                 failed = error
                 self._damaged(key, entry.version, number)
             except LinkBroken as error:
                 failed = error
-            else:
-                if found.status == FOUND:
-                    return found, ""
         if entry.inline is not None and entry.complete:
             meta = encode_meta(entry.content_type, entry.replicas)
             return Found(FOUND, meta, entry.inline), ""

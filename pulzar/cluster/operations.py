@@ -19,6 +19,7 @@ import msgspec
 from pulzar.clock import Clock
 from pulzar.cluster.member import Member
 from pulzar.cluster.membership import State
+from pulzar.cluster.placement import Candidate
 from pulzar.cluster.redundancy import Standing
 from pulzar.cluster.store import ClusterStore
 from pulzar.errors import Conflict, NodeNotFound, Unavailable
@@ -249,17 +250,16 @@ class Operations:
             for group in self._store.copies()
             if member.number in group.numbers and self._wanted(group) > left and not stop
         )
-        sentence = f"{self._holding(member)}: {'they may stay' if stop else 'they go elsewhere'}"
+        departure = self._departure(member, done=not dry_run)
+        if not stop:
+            self._require_places(member, departure)
+        sentence = self._holding(member, departure.keys, departure.bytes)
+        sentence += ": they may stay" if stop else ": they go elsewhere"
         if short:
             sentence += f"; too few volumes are left then for {counted(short, 'key')} of them"
         departure = msgspec.structs.replace(
-            self._departure(member, done=not dry_run),
-            keys_under_replicated=short,
-            loses="",
-            sentence=f"{sentence}.",
+            departure, keys_under_replicated=short, loses="", sentence=f"{sentence}."
         )
-        if not stop:
-            self._require_places(member, departure)
         if not dry_run and member.draining == stop:
             await self._store.master.drain(member, draining=not stop)
             _log.info("volume %s is %s", name, "not drained any more" if stop else "drained")
@@ -268,14 +268,18 @@ class Operations:
     def _require_places(self, member: Member, departure: Departure) -> None:
         """Raise Conflict where the copies of a volume would not find other places."""
         refused = f"volume {member.entry.name} cannot be drained"
-        others = [m for m in self._store.members.values() if m is not member and not m.draining]
-        if not any(other.online for other in others):
+        if not self._places(member):
             raise Conflict(f"{refused}: no other volume is online to take its copies")
         if departure.room_bytes < departure.bytes:
             raise Conflict(
                 f"{refused}: it holds {departure.bytes} bytes, and the other volumes have room for "
                 f"{departure.room_bytes}"
             )
+
+    def _places(self, member: Member) -> list[Candidate]:
+        """Where else copies may go."""
+        others = [other.candidate for other in self._store.members.values() if other is not member]
+        return [place for place in others if place is not None]
 
     async def remove(self, name: str, *, lost: bool, dry_run: bool) -> Departure:
         """End a membership. Raises NodeNotFound; Conflict where something would be lost and `lost`
@@ -295,9 +299,9 @@ class Operations:
                 _log.info("volume %s was removed, what is given up: %s", name, given_up)
         return departure
 
-    def _losses(self, member: Member, keys_only_here: int) -> list[str]:
-        """What nobody else may have of what a volume knows: a key, or that another volume's copy
-        of one was deleted."""
+    def _losses(self, member: Member, keys_only_here: int) -> str:
+        """What nobody else may have of what a volume knows, in words: a key, or that another
+        volume's copy of one was deleted. "" where that is nothing."""
         losses = []
         if not self._is_known(member):
             losses.append("what it holds, which is not known here")
@@ -311,7 +315,7 @@ class Operations:
         )
         if unsettled:
             losses.append(f"what was deleted while {', '.join(unsettled)} was away")
-        return losses
+        return ", and ".join(losses)
 
     def _is_known(self, member: Member) -> bool:
         return member.followed or self._store.cursor(member.number) != NOWHERE
@@ -323,12 +327,10 @@ class Operations:
     def _wanted(self, group: Copies) -> int:
         return group.replicas or self._store.options.replicas
 
-    def _holding(self, member: Member) -> str:
+    def _holding(self, member: Member, keys: int, size: int) -> str:
         """What a volume holds, in words."""
         if not self._is_known(member):
             return f"it is not known here what {member.entry.name} holds"
-        groups = [one for one in self._store.copies() if member.number in one.numbers]
-        keys, size = sum(one.keys for one in groups), sum(one.size for one in groups)
         return f"{member.entry.name} holds {counted(keys, 'key')}, {counted(size, 'byte')}"
 
     def _departure(self, member: Member, *, done: bool) -> Departure:
@@ -344,25 +346,20 @@ class Operations:
             only += group.keys if not left else 0
             if sum(without[one].counts for one in left) < self._wanted(group):
                 under += group.keys
-        room = sum(
-            other.presence.room_bytes
-            for other in self._store.members.values()
-            if other is not member and other.online and other.presence and not other.draining
-        )
-        sentence = self._holding(member)
+        sentence = self._holding(member, keys, size)
         if under:
             sentence += f"; without it there are too few copies of {counted(under, 'key')}"
         losses = self._losses(member, only)
         if losses:
-            sentence += f"; nobody else has {', and '.join(losses)}"
+            sentence += f"; nobody else has {losses}"
         return Departure(
             node=member.entry.name,
             keys=keys,
             bytes=size,
             keys_only_here=only,
             keys_under_replicated=under,
-            room_bytes=room,
-            loses=", and ".join(losses),
+            room_bytes=sum(place.room_bytes for place in self._places(member)),
+            loses=losses,
             sentence=f"{sentence}.",
             done=done,
         )

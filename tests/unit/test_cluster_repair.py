@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pulzar.cluster.messages import Append, Appended
+from pulzar.cluster.messages import Append, Appended, Fetch, Fetched
 from pulzar.cluster.operations import Operations
-from pulzar.errors import Conflict, PulzarError
+from pulzar.errors import Conflict, LinkBroken, PulzarError
 from pulzar.testing import ManualClock
 from pulzar.testing.cluster import Gate, LocalCluster
 from pulzar.varidb.entry import Delete, Put
@@ -380,5 +380,32 @@ def test_a_copy_on_a_volume_whose_disk_failed_does_not_count(
             await cluster.until(lambda: cluster.is_online("v0"))
             await cluster.until(lambda: not cluster.store.repair.doing())
             await check(cluster)
+
+    asyncio.run(life())
+
+
+def test_a_value_is_copied_from_the_next_source_where_one_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent: list[str] = []
+
+    async def fetch(gate: Gate, fetch: Fetch) -> Fetched:
+        if gate._name in silent:
+            raise LinkBroken("it does not answer")
+        return await gate._volume().fetch(fetch)
+
+    async def life() -> None:
+        cluster = LocalCluster(str(tmp_path), ManualClock(), volumes=3)
+        async with cluster:
+            await cluster.store.put(Put(b"key", b"x" * 3000, replicas=2))
+            entry = cluster.store.lookup(b"key")
+            assert entry is not None
+            (target,) = cluster.store.members.keys() - set(entry.holders)
+            silent.append(cluster.store.members[entry.holders[0]].entry.name)
+            monkeypatch.setattr(Gate, "fetch", fetch)
+            await cluster.store.repair._copying.copy(b"key", entry, entry.holders, target)
+            now = cluster.store.lookup(b"key")
+            assert now is not None
+            assert target in now.holders
 
     asyncio.run(life())
