@@ -141,8 +141,8 @@ class Repair:
             for number in self._comparing
             if number in self._members
         ]
-        if self._waiting:
-            doing.append(f"repairing copies: {len(self._waiting)} keys wait")
+        if left := len(self._waiting) + len(self._at_work):
+            doing.append(f"repairing copies: {left} keys are left")
         elif self._walking:
             doing.append("looking for keys with too few or too many copies")
         for member in self._members.values():

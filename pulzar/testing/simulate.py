@@ -29,7 +29,7 @@ def simulate(
             for machine in world.machines.values():
                 machine.start()
             beating = asyncio.ensure_future(world.beat())
-            await _until(lambda: _is_whole(world) and _members(world) == volumes)
+            await _until(lambda: _is_whole(world))
             busy = [asyncio.ensure_future(world.client(number)) for number in range(clients)]
             await world.trouble(seconds)
             if world.store is None:
@@ -67,11 +67,8 @@ def _is_whole(world: World) -> bool:
         store is not None
         and store.not_ready() is None
         and all(member.online for member in store.members.values())
+        and (any(world.changes.values()) or len(store.members) == len(world.machines))
     )
-
-
-def _members(world: World) -> int:
-    return len(world.store.members) if world.store is not None else 0
 
 
 def _is_redundant(world: World, copies: int) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from pulzar.cluster.messages import Append, Appended, Fetch, Fetched
 from pulzar.cluster.operations import Operations
+from pulzar.cluster.placement import balance
 from pulzar.errors import Conflict, LinkBroken, PulzarError
 from pulzar.testing import ManualClock
 from pulzar.testing.cluster import Gate, LocalCluster
@@ -72,8 +73,9 @@ def test_copies_move_to_a_volume_that_has_joined(
         async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
             await fill(cluster)
             await cluster.start(2)
+            repair = cluster.store.repair
             await cluster.until(lambda: held(cluster).get("v2", 0) >= COUNT // 4)
-            await cluster.until(lambda: not cluster.store.repair.doing())
+            await cluster.until(lambda: not repair.doing() and balance(repair._filled()) is None)
             await check(cluster)
             counts = held(cluster)
             assert sum(counts.values()) == COUNT
