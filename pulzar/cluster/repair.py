@@ -7,16 +7,16 @@
     compare   a volume has returned: comparison.py
 
 Which keys have too few or too many copies is known by their sets of volumes (copies.py); then the
-keys are walked through once, in order. Every change of a key takes its turn, like a write. What
-cannot be done now is found again by the next walk or comparison, so nothing here need be durable.
+keys are walked through once, in order (repair_walk.py). Every change of a key takes its turn, like
+a write. What cannot be done now is found again by the next walk or comparison, so nothing here need
+be durable.
 """
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeAlias
 
 from pulzar.clock import Clock
 from pulzar.cluster.comparison import Compared, Comparison
@@ -25,7 +25,7 @@ from pulzar.cluster.link import Link
 from pulzar.cluster.member import Member
 from pulzar.cluster.membership import State
 from pulzar.cluster.messages import NewRecord
-from pulzar.cluster.placement import Filled, Move, balance
+from pulzar.cluster.placement import Filled, balance
 from pulzar.cluster.reconcile import Action, Do
 from pulzar.cluster.redundancy import (
     Redundancy,
@@ -35,15 +35,11 @@ from pulzar.cluster.redundancy import (
     redundancy,
     wants_work,
 )
+from pulzar.cluster.repair_queue import RepairQueue, Task
+from pulzar.cluster.repair_walk import RepairWalk
 from pulzar.cluster.replicator import Replicator
 from pulzar.errors import PulzarError, Unavailable
-from pulzar.limits import (
-    BALANCE_BYTES_MAX,
-    REPAIR_WALK_PAUSE_S,
-    REPAIR_WALK_ROWS,
-    REPAIRS_AT_ONCE,
-    REPAIRS_WAITING_MAX,
-)
+from pulzar.limits import REPAIR_WALK_PAUSE_S, REPAIRS_AT_ONCE
 from pulzar.varidb.catalog import Catalog
 from pulzar.varidb.catalog_row import Change, Row
 from pulzar.varidb.entry import Entry
@@ -51,9 +47,6 @@ from pulzar.varidb.record import Type
 from pulzar.varidb.turns import Turns
 
 _log = logging.getLogger(__name__)
-
-Task: TypeAlias = tuple[str, bytes, int, int]
-"""What is to be done, the key, a version, a volume's number."""
 
 
 class Repair:
@@ -79,16 +72,19 @@ class Repair:
         self._draw = draw
         self._copying = Copying(members, replicator, damaged=self.damaged)
         self._comparison = Comparison(catalog, turns, superseded=self.hide, hide=self._append_hide)
-        self._waiting: OrderedDict[Task, None] = OrderedDict()
-        self._at_work: list[Task] = []
+        self._queue = RepairQueue()
+        self._walk = RepairWalk(
+            catalog,
+            self._queue,
+            replicas=replicas,
+            standings=self.standings,
+        )
         self._comparing: dict[int, asyncio.Task[None]] = {}
         self._unsure: set[int] = set()  # volumes that may still have what was superseded
         self._hiding = 0  # copies that are one too many, and are being hidden
         self._hidden = asyncio.Event()
         self._held_back = 0  # while that is not zero, no copy that is one too many is hidden
         self._wake = asyncio.Event()
-        self._more = asyncio.Event()
-        self._less = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._walking = False
         self._serving = False
@@ -131,7 +127,7 @@ class Repair:
             "copies_healed_total": self.healed_total,
             "copies_moved_total": self.moved_total,
             "repairs_failed_total": self.failed_total,
-            "repairs_waiting": len(self._waiting),
+            "repairs_waiting": self._queue.waiting,
         }
 
     def doing(self) -> list[str]:
@@ -141,7 +137,7 @@ class Repair:
             for number in self._comparing
             if number in self._members
         ]
-        if left := len(self._waiting) + len(self._at_work):
+        if left := self._queue.left:
             doing.append(f"repairing copies: {left} keys are left")
         elif self._walking:
             doing.append("looking for keys with too few or too many copies")
@@ -180,24 +176,16 @@ class Repair:
             member = self._members.get(number)
             if member is None or not member.online:
                 continue
-            if not self._add("hide", key, entry.version, number):
+            if not self._queue.add(Task("hide", key, entry.version, number)):
                 self._unsure.add(number)
 
     def damaged(self, key: bytes, version: int, number: int) -> None:
         """A copy is damaged: make it anew."""
-        self._add("heal", key, version, number)
+        self._queue.add(Task("heal", key, version, number))
 
     def mend(self, key: bytes) -> None:
         """A key may have too few copies."""
-        self._add("mend", key, 0, 0)
-
-    def _add(self, what: str, key: bytes, version: int, number: int) -> bool:
-        """Whether there was room for it."""
-        if len(self._waiting) >= REPAIRS_WAITING_MAX:
-            return False
-        self._waiting[what, key, version, number] = None
-        self._more.set()
-        return True
+        self._queue.add(Task("mend", key))
 
     async def reread(self, link: Link, number: int) -> None:
         """Let the catalog know of a volume what its index says, before the volume is used. What it
@@ -244,10 +232,7 @@ class Repair:
             and member.writable
             and number not in self._comparing
             and number not in self._unsure
-            and not any(
-                what == "hide" and one == number
-                for what, _, _, one in (*self._waiting, *self._at_work)
-            )
+            and not self._queue.has("hide", number)
         )
 
     @asynccontextmanager
@@ -266,48 +251,37 @@ class Repair:
 
     async def _work(self) -> None:
         while True:
-            while not self._waiting:
-                self._more.clear()
-                await self._more.wait()
-            task, _ = self._waiting.popitem(last=False)
-            self._at_work.append(task)
-            try:
-                await self._do(*task)
-            except PulzarError as error:
-                self._failed(task)
-                _log.debug("%s of a key failed: %s", task[0], error)
-            except Exception:  # a bug: this key is left, the others go on
-                self._failed(task)
-                _log.exception("a bug met a repair")
-            finally:
-                self._at_work.remove(task)
-                self._less.set()
+            async with self._queue.taken() as task:
+                try:
+                    await self._do(task)
+                except PulzarError as error:
+                    self._failed(task)
+                    _log.debug("%s of a key failed: %s", task.what, error)
+                except Exception:  # a bug: this key is left, the others go on
+                    self._failed(task)
+                    _log.exception("a bug met a repair")
 
     def _failed(self, task: Task) -> None:
-        what, _, _, number = task
         self.failed_total += 1
-        if what == "hide":
-            self._unsure.add(number)
+        if task.what == "hide":
+            self._unsure.add(task.number)
 
-    async def _do(self, what: str, key: bytes, version: int, number: int) -> None:
+    async def _do(self, task: Task) -> None:
         """One task, with the key's turn."""
-        await self._turns.take(key)
+        await self._turns.take(task.key)
         try:
-            await self._do_now(what, key, version, number)
+            if task.what == "hide":
+                await self._hide_version(task.key, task.version, task.number)
+            elif not self._serving:
+                return
+            elif task.what == "heal":
+                await self._heal(task.key, task.version, task.number)
+            elif task.what == "move":
+                await self._move(task.key, source=task.source, target=task.number)
+            else:
+                await self._mend(task.key)
         finally:
-            self._turns.give(key)
-
-    async def _do_now(self, what: str, key: bytes, version: int, number: int) -> None:
-        if what == "hide":
-            await self._hide_version(key, version, number)
-        elif not self._serving:
-            return
-        elif what == "heal":
-            await self._heal(key, version, number)
-        elif what == "move":
-            await self._move(key, source=version, target=number)
-        else:
-            await self._mend(key)
+            self._turns.give(task.key)
 
     async def _hide_version(self, key: bytes, version: int, number: int) -> None:
         known = self._catalog.known(key)
@@ -418,10 +392,10 @@ class Repair:
             self._compare_again()
             try:
                 if self._serving and self._wants_work():
-                    await self._walk()
-                elif self._serving and self._may_balance and (move := balance(self._filled())):
+                    await self._walk_for_copies()
+                elif self._serving and self._may_balance and (move := balance(self.filled())):
                     moved = self.moved_total
-                    await self._walk_for(move)
+                    await self._walk.for_balance(move)
                     self._may_balance = self.moved_total > moved  # else there is nothing to move
             except PulzarError as error:
                 _log.warning("looking for keys to repair failed: %s", error)
@@ -440,26 +414,15 @@ class Repair:
         targets = len(self._replicator.placement.candidates)
         return wants_work(self._catalog.copies(), self._replicas, self.standings(), targets)
 
-    async def _walk(self) -> None:
-        """Look at every key; queue those whose copies are not what they should be."""
+    async def _walk_for_copies(self) -> None:
         self._walking = True
-        after = b""
         try:
-            while rows := self._catalog.rows(after, None, REPAIR_WALK_ROWS):
-                standings = self.standings()
-                for key, row in rows:
-                    plan = plan_key(row.copies, row.replicas or self._replicas, standings)
-                    if plan.lacking or plan.extra:
-                        self.mend(key)
-                after = rows[-1][0]
-                await asyncio.sleep(0)
-                await self._until_waiting(REPAIRS_WAITING_MAX // 2)
-            await self._until_waiting(0)
+            await self._walk.for_copies()
         finally:
             self._walking = False
 
-    def _filled(self) -> list[Filled]:
-        """What the volumes that take new copies hold."""
+    def filled(self) -> list[Filled]:
+        """What the volumes that take new copies hold. Raises ViewBroken."""
         held: Counter[int] = Counter()
         for group in self._catalog.copies():
             for number in group.numbers:
@@ -468,25 +431,6 @@ class Repair:
             Filled(one.number, held[one.number], one.room_bytes)
             for one in self._replicator.placement.candidates
         ]
-
-    async def _walk_for(self, move: Move) -> None:
-        """Queue keys to be moved, until they are enough, or there are no more."""
-        after, left = b"", min(move.size, BALANCE_BYTES_MAX)
-        while left > 0 and (rows := self._catalog.rows(after, None, REPAIR_WALK_ROWS)):
-            for key, row in rows:
-                if move.source in row.copies and move.target not in row.copies and left > 0:
-                    self._add("move", key, move.source, move.target)
-                    left -= max(row.size, 1)
-            after = rows[-1][0]
-            await asyncio.sleep(0)
-            await self._until_waiting(REPAIRS_WAITING_MAX // 2)
-        await self._until_waiting(0)
-
-    async def _until_waiting(self, count: int) -> None:
-        """Wait until no more than so many keys wait; for 0, until nothing is being done."""
-        while len(self._waiting) > count or (self._at_work and not count):
-            self._less.clear()
-            await self._less.wait()
 
 
 async def _within(awaited: Awaitable[object], timeout_s: float) -> None:

@@ -75,7 +75,7 @@ def test_copies_move_to_a_volume_that_has_joined(
             await cluster.start(2)
             repair = cluster.store.repair
             await cluster.until(lambda: held(cluster).get("v2", 0) >= COUNT // 4)
-            await cluster.until(lambda: not repair.doing() and balance(repair._filled()) is None)
+            await cluster.until(lambda: not repair.doing() and balance(repair.filled()) is None)
             await check(cluster)
             counts = held(cluster)
             assert sum(counts.values()) == COUNT
