@@ -166,21 +166,38 @@ def mean_fill(volumes: Sequence[Filled]) -> float:
     return sum(one.held_bytes for one in volumes) / capacity if capacity else 0.0
 
 
-def balance(volumes: Sequence[Filled]) -> Move | None:
+def balance(volumes: Sequence[Filled], *, barred: Collection[tuple[int, int]] = ()) -> Move | None:
     """What to move from the fullest volume to the emptiest; None where they are even enough.
 
     Even enough: the fullest is filled at most BALANCE_SPREAD times the mean, or no more than
     BALANCE_FILL_MIN above it. A move brings one of the two to the mean, and neither beyond it.
+    `barred` are pairs, source and target, between which nothing can be moved: the target has a
+    copy of all that the source has, or the host of one. Then it is the next emptiest; where that
+    is at the mean already, both are brought to what they have together: it may pass that on.
     """
     mean = mean_fill(volumes)
-    if len(volumes) < 2 or not mean:
-        return None
-    source = max(volumes, key=lambda one: one.fill)
-    target = min(volumes, key=lambda one: one.fill)
-    if source.fill <= max(mean * BALANCE_SPREAD, mean + BALANCE_FILL_MIN):
-        return None
-    size = min((source.fill - mean) * source.capacity, (mean - target.fill) * target.capacity)
-    return Move(source.number, target.number, round(size)) if size >= 1 else None
+    limit = max(mean * BALANCE_SPREAD, mean + BALANCE_FILL_MIN)
+    by_fill = sorted(volumes, key=lambda one: one.fill)
+    for source in reversed(by_fill):
+        if source.fill <= limit:
+            return None
+        for target in by_fill:
+            if source.fill - target.fill < BALANCE_FILL_MIN:
+                break
+            if (source.number, target.number) not in barred:
+                is_low = target.fill < mean - BALANCE_FILL_MIN / 2
+                level = mean if is_low else mean_fill((source, target))
+                give, take = source.fill - level, level - target.fill
+                size = round(min(give * source.capacity, take * target.capacity))
+                if size:
+                    return Move(source.number, target.number, size)
+    return None
+
+
+def still_barred(barred: Collection[tuple[int, int]], moved: Move) -> set[tuple[int, int]]:
+    """Those of the barred pairs that are still barred after a move: its target has more to give,
+    its source lacks more."""
+    return {pair for pair in barred if pair[0] != moved.target and pair[1] != moved.source}
 
 
 def _weight(one: Candidate) -> float:

@@ -25,7 +25,7 @@ from pulzar.cluster.link import Link
 from pulzar.cluster.member import Member
 from pulzar.cluster.membership import State
 from pulzar.cluster.messages import NewRecord
-from pulzar.cluster.placement import Filled, balance
+from pulzar.cluster.placement import Filled, balance, still_barred
 from pulzar.cluster.reconcile import Action, Do
 from pulzar.cluster.redundancy import (
     Redundancy,
@@ -89,7 +89,8 @@ class Repair:
         self._walking = False
         self._serving = False
         self._standings: dict[int, Standing] = {}
-        self._may_balance = True
+        # Between these, source and target, there was nothing to move.
+        self._barred: set[tuple[int, int]] = set()
         self.copied_total = 0
         self.hidden_total = 0
         self.healed_total = 0
@@ -116,7 +117,7 @@ class Repair:
         standings = self.standings()
         if standings != self._standings or serving != self._serving:
             self._standings, self._serving = standings, serving
-            self._may_balance = True
+            self._barred.clear()
             self._wake.set()
 
     def statistics(self) -> dict[str, float]:
@@ -393,10 +394,14 @@ class Repair:
             try:
                 if self._serving and self._wants_work():
                     await self._walk_for_copies()
-                elif self._serving and self._may_balance and (move := balance(self.filled())):
+                elif self._serving and (move := balance(self.filled(), barred=self._barred)):
                     moved = self.moved_total
                     await self._walk.for_balance(move)
-                    self._may_balance = self.moved_total > moved  # else there is nothing to move
+                    if self.moved_total > moved:
+                        self._barred = still_barred(self._barred, move)
+                    else:
+                        self._barred.add((move.source, move.target))
+                        self._wake.set()  # to see to the next pair
             except PulzarError as error:
                 _log.warning("looking for keys to repair failed: %s", error)
             if self.copied_total + self.hidden_total > before:

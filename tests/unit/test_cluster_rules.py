@@ -22,11 +22,19 @@ from pulzar.cluster.membership import (
     witnesses,
 )
 from pulzar.cluster.messages import Append, Presence
-from pulzar.cluster.placement import Candidate, Filled, Move, Placement, balance, mean_fill
+from pulzar.cluster.placement import (
+    Candidate,
+    Filled,
+    Move,
+    Placement,
+    balance,
+    mean_fill,
+    still_barred,
+)
 from pulzar.cluster.redundancy import Standing, may_hide, plan_key, redundancy, wants_work
 from pulzar.cluster.sessions import Session
 from pulzar.errors import MemberRefused, NotReady, StaleSession
-from pulzar.limits import OFFLINE_S, RUN_BYTES, RUN_RECORDS
+from pulzar.limits import BALANCE_FILL_MIN, BALANCE_SPREAD, OFFLINE_S, RUN_BYTES, RUN_RECORDS
 from pulzar.varidb.copies import Copies
 
 CLUSTER = "c" * 32
@@ -258,7 +266,7 @@ FILLED = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), max_siz
 
 
 @given(sizes=FILLED)
-def test_a_move_goes_from_the_fullest_to_the_emptiest_and_not_beyond_the_mean(
+def test_a_move_goes_from_the_fullest_to_the_emptiest_and_brings_one_to_the_mean(
     sizes: list[tuple[int, int]],
 ) -> None:
     volumes = [Filled(number, held, room) for number, (held, room) in enumerate(sizes)]
@@ -271,7 +279,38 @@ def test_a_move_goes_from_the_fullest_to_the_emptiest_and_not_beyond_the_mean(
     assert source.fill == max(one.fill for one in volumes)
     assert target.fill == min(one.fill for one in volumes)
     assert (source.held_bytes - move.size) / source.capacity >= mean - 1 / source.capacity
-    assert (target.held_bytes + move.size) / target.capacity <= mean + 1 / target.capacity
+    if target.fill < mean - BALANCE_FILL_MIN / 2:
+        assert (target.held_bytes + move.size) / target.capacity <= mean + 1 / target.capacity
+
+
+@given(sizes=FILLED, blocked=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 4))))
+def test_balancing_ends_with_no_volume_too_full_that_could_give_to_an_emptier_one(
+    sizes: list[tuple[int, int]], blocked: set[tuple[int, int]]
+) -> None:
+    volumes = {n: Filled(n, held << 20, room << 20) for n, (held, room) in enumerate(sizes)}
+    barred: set[tuple[int, int]] = set()
+    move: Move | None = None
+    for _ in range(500):
+        move = balance(list(volumes.values()), barred=barred)
+        if move is None:
+            break
+        if (move.source, move.target) in blocked:
+            barred.add((move.source, move.target))
+            continue
+        for number, size in ((move.source, -move.size), (move.target, move.size)):
+            one = volumes[number]
+            volumes[number] = Filled(number, one.held_bytes + size, one.room_bytes - size)
+        barred = still_barred(barred, move)
+    assert move is None
+    mean = mean_fill(list(volumes.values()))
+    for source in volumes.values():
+        for target in volumes.values():
+            assert (
+                (source.number, target.number) in blocked
+                or source.fill <= max(mean * BALANCE_SPREAD, mean + BALANCE_FILL_MIN)
+                or source.fill - target.fill < BALANCE_FILL_MIN
+                or not source.capacity
+            )
 
 
 def test_volumes_that_are_even_enough_are_left_alone() -> None:
@@ -279,6 +318,16 @@ def test_volumes_that_are_even_enough_are_left_alone() -> None:
     assert balance([Filled(1, 5, 5)]) is None
     assert balance([Filled(1, 500, 500), Filled(2, 510, 490)]) is None
     assert balance([Filled(1, 500, 500), Filled(2, 0, 1000)]) == Move(1, 2, 250)
+
+
+def test_where_nothing_can_be_moved_the_next_pair_is_taken() -> None:
+    volumes = [Filled(1, 900, 100), Filled(2, 800, 200), Filled(3, 200, 800), Filled(4, 100, 900)]
+    assert balance(volumes) == Move(1, 4, 400)
+    assert balance(volumes, barred={(1, 4)}) == Move(1, 3, 300)
+    assert balance(volumes, barred={(1, 4), (1, 3)}) == Move(1, 2, 50)
+    barred = {(1, 2), (1, 3), (1, 4), (2, 3)}
+    assert balance(volumes, barred=barred) == Move(2, 4, 300)
+    assert still_barred(barred, Move(2, 4, 300)) == {(1, 3), (1, 4), (2, 3)}
 
 
 def test_what_is_chosen_is_counted() -> None:
