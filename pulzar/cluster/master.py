@@ -14,13 +14,13 @@ tasks and the connections.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from urllib.parse import urlsplit
 
 import msgspec
 
 from pulzar.clock import Clock
 from pulzar.cluster.flight import Flight
 from pulzar.cluster.follower import Follower, Progress
+from pulzar.cluster.greeting import greet, look_at
 from pulzar.cluster.identity import MasterState
 from pulzar.cluster.link import Link
 from pulzar.cluster.member import Member
@@ -93,6 +93,7 @@ class Master:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._heard: dict[int, asyncio.Event] = {}
         self._ticking: asyncio.Task[None] | None = None
+        self._greeting: asyncio.Task[None] | None = None
         self.progress: dict[int, Progress] = {}
         self.remarks: dict[int, str] = {}  # by number: why a member is not online
         self._local = local
@@ -106,6 +107,9 @@ class Master:
         self._writer.keep_epoch = self._keep_epoch
         for entry in self.list.members.members:
             self._add(entry)
+        self._greeting = asyncio.create_task(
+            greet(self.list.urls(), connect=self._connect, heartbeat=self.heartbeat)
+        )
         self._ticking = asyncio.create_task(self._tick())
 
     def _keep_epoch(self, epoch: int) -> None:
@@ -117,7 +121,8 @@ class Master:
 
     async def close(self) -> None:
         """Let go of all members."""
-        tasks = [*self._tasks.values(), *([self._ticking] if self._ticking else [])]
+        own = [task for task in (self._ticking, self._greeting) if task is not None]
+        tasks = [*self._tasks.values(), *own]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -302,8 +307,7 @@ class Master:
 
     async def look_at(self, url: str) -> None:
         """A volume is said to be at `url`. Raises LinkBroken, MemberRefused, Forbidden."""
-        presence = await self._connect(url).hello()
-        await self.heartbeat(presence, urlsplit(url).hostname or "")
+        await look_at(url, connect=self._connect, heartbeat=self.heartbeat)
 
     def _drop(self, number: int) -> None:
         task = self._tasks.pop(number, None)

@@ -63,6 +63,11 @@ class MemberList:
         """Where a member was last; empty where that is not known."""
         return self._state.urls.get(volume_id, "")
 
+    def urls(self) -> dict[str, str]:
+        """Where the members were last, by id, as far as that is known."""
+        found = {entry.id: self.url(entry.id) for entry in self.members.members}
+        return {volume_id: url for volume_id, url in found.items() if url}
+
     def is_witnessed(self, volume_id: str) -> bool:
         """Whether some other member knows of this one."""
         return volume_id not in self._state.unwitnessed

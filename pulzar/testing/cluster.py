@@ -123,6 +123,7 @@ class LocalCluster:
         self.clock = clock
         self.volumes: dict[str, ServedVolume] = {}
         self.cut_off: set[str] = set()
+        self.silent: set[str] = set()  # these send no heartbeats
         self.refused: dict[str, PulzarError] = {}
         self._disk = disk or SystemDisk()
         self._count = volumes
@@ -215,7 +216,7 @@ class LocalCluster:
     async def _beat(self) -> None:
         while True:
             for name, volume in list(self.volumes.items()):
-                if name not in self.cut_off:
+                if name not in self.cut_off | self.silent:
                     try:
                         await self.store.heartbeat(volume.presence(), name)
                         self.refused.pop(name, None)

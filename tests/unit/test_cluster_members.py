@@ -491,3 +491,34 @@ def test_what_is_not_known_of_a_volume_is_said(tmp_path: Path) -> None:
             assert operations.health().status == "critical"
 
     asyncio.run(life())
+
+
+def test_a_master_that_was_restarted_does_not_wait_for_heartbeats(tmp_path: Path) -> None:
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            await cluster.stop_master()
+            cluster.silent |= {"v0", "v1"}
+            await cluster.start_master()
+            await cluster.until(lambda: cluster.is_online("v0") and cluster.is_online("v1"))
+
+    asyncio.run(life())
+
+
+def test_a_master_that_was_restarted_does_not_take_another_volume_for_a_member(
+    tmp_path: Path,
+) -> None:
+    async def life() -> None:
+        async with LocalCluster(str(tmp_path), ManualClock(), volumes=2) as cluster:
+            await cluster.stop_master()
+            cluster.silent.add("v1")
+            await cluster.stop(1)
+            shutil.move(tmp_path / "v1", tmp_path / "old-v1")
+            await cluster.start(1)  # at the address of the volume that was there, but new
+            await cluster.start_master()
+            await cluster.until(lambda: cluster.is_online("v0"))
+            greeting = cluster.store.master._greeting
+            await cluster.until(lambda: greeting is not None and greeting.done())
+            assert len(cluster.store.members) == 2
+            assert not cluster.is_online("v1")
+
+    asyncio.run(life())
