@@ -1,5 +1,6 @@
 """`pulzar cluster`: the volumes of a cluster, and how to let one go."""
 
+from collections import Counter
 from typing import Any
 from urllib.parse import quote
 
@@ -36,9 +37,10 @@ def status(master: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    names = Counter(node["node"] for node in found["nodes"])
     rows = [
         (
-            node["node"],
+            node["node"] if names[node["node"]] == 1 else f"{node['node']} ({node['id']})",
             f"{node['state']}, draining" if node["draining"] else node["state"],
             node["synch"],
             f"{node['percent']}%",

@@ -154,6 +154,8 @@ class Operations:
         total = presence.total_bytes if presence is not None else 0
         used = presence.used_bytes if presence is not None else 0
         remark = self._store.master.remarks.get(member.number, "")
+        if member.state in (State.OFFLINE, State.LOST):
+            remark = f"no word from it for {counted(round(silent_s), 'second')}"
         if abs(off_ms) > CLOCK_OFF_MS:
             remark = f"its clock is {round(off_ms / 1000):+d} s off. {remark}".strip()
         if presence is not None and presence.failed:
@@ -186,6 +188,16 @@ class Operations:
             known = ", ".join(sorted(m.entry.name for m in self._store.members.values()))
             raise NodeNotFound(f"there is no volume {name!r} in this cluster; there is {known}")
         return max(found, key=lambda member: (member.online, member.number))
+
+    def _only_member(self, name: str) -> Member:
+        """The member to which something is to be done. Raises NodeNotFound; Conflict where the name
+        is that of several, as after a volume came back with an empty directory."""
+        chosen = self._member(name)
+        named = [m for m in self._store.members.values() if m.entry.name == name]
+        if len(named) > 1 and name != chosen.entry.id:
+            ids = ", ".join(f"{m.entry.id} ({m.state})" for m in named)
+            raise Conflict(f"{len(named)} volumes are named {name}, give the id of one: {ids}")
+        return chosen
 
     def health(self) -> Health:
         """See `Health`."""
@@ -243,7 +255,7 @@ class Operations:
         """Move the copies of a volume to others, in the background; or stop that, and let them
         count again. Raises NodeNotFound, Unavailable; Conflict where the others cannot take
         them."""
-        member = self._member(name)
+        member = self._only_member(name)
         left = sum(standing.counts for standing in self._without(member).values())
         short = sum(
             group.keys
@@ -284,7 +296,7 @@ class Operations:
     async def remove(self, name: str, *, lost: bool, dry_run: bool) -> Departure:
         """End a membership. Raises NodeNotFound; Conflict where something would be lost and `lost`
         does not say that it may be; Unavailable."""
-        member = self._member(name)
+        member = self._only_member(name)
         async with self._store.repair.held_back():
             departure = self._departure(member, done=not dry_run)
             if departure.loses and not (lost or dry_run):
