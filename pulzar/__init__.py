@@ -14,6 +14,9 @@ catalog     the view key -> (version, size, holders, times, content type, small 
 cursor      how far a view has followed one log: (id of that opening, seq).
 compaction  rewriting segments without superseded records.
 purge       dropping delete records that nothing needs any more.
+node        a machine that runs a volume and an agent.
+job         a script with its arguments, and what became of it; an attempt is one try to run it.
+agent       a process beside a volume that runs jobs in slots, each for one job at a time.
 
 Read ARCHITECTURE.md first; it names the files to open, in order.
 """

@@ -56,6 +56,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     reserve_bytes: int
     segment_bytes: int
     retired_grace_s: int
+    jobs_dir: str
+    job_slots: int
     log_level: str
     backup_chunk_records: int
     app_dir: str
@@ -143,6 +145,7 @@ _FLAGS = {
     "volume_advertise": "--advertise",
     "volume_name": "--name",
     "master_url": "--master",
+    "jobs_dir": "--jobs",
 }
 
 

@@ -15,6 +15,8 @@
     |-- Forbidden                  an internal call without the cluster's key
     |-- MemberRefused              a volume that may not be a member, or not now
     |-- NodeNotFound               no volume of that name in the cluster
+    |-- ScriptNotFound             no such script, or directory of scripts
+    |-- JobNotFound                no such job, or not any more
     |-- Conflict                   what is asked for would do harm as things are
     |-- ConditionFailed            If-Match / If-None-Match did not hold: nothing was changed
     |-- RangeNotSatisfiable        the range begins behind the end of the value
@@ -131,6 +133,16 @@ class MemberRefused(PulzarError):
 class NodeNotFound(PulzarError):
     status = 404
     code = "unknown_node"
+
+
+class ScriptNotFound(PulzarError):
+    status = 404
+    code = "unknown_script"
+
+
+class JobNotFound(PulzarError):
+    status = 404
+    code = "unknown_job"
 
 
 class Conflict(PulzarError):

@@ -99,6 +99,34 @@ ANSWERS_BYTES_MAX = 192 * MIB  # answers of batches and pages of keys not taken 
 STREAMS_BYTES_MAX = 128 * MIB  # values over SEGMENT_VALUE_BYTES_MAX being sent; others wait
 STREAM_BYTES = 4 * MIB  # what one of them holds
 
+# Jobs.
+JOB_BODY_BYTES_MAX = 1 * MIB
+JOB_RETRIES_MAX = 100
+JOB_TIMEOUT_S_MAX = 30 * 24 * 3600
+JOB_PRIORITY_MAX = 1000
+JOB_TOKEN_CHARACTERS_MAX = 255
+JOB_LOG_BYTES_MAX = 1 * MIB  # kept of what a job writes; the rest is read and thrown away
+JOB_OUTPUT_BYTES_MAX = 24 * MIB  # as JSON; it travels in one message
+JOB_OUTPUT_INLINE_BYTES_MAX = 4 * KIB  # a larger one has a record of its own
+JOB_TRACEBACK_CHARACTERS_MAX = 16 * KIB
+JOBS_FINISHED_MAX = 10_000  # kept
+JOBS_FORGOTTEN_AT_ONCE = 500
+JOBS_LIST_DEFAULT = 100
+JOBS_LIST_MAX = 10_000
+JOB_RETRY_S = 1.0  # before the first retry; twice as long before each one that follows
+JOB_RETRY_S_MAX = 300.0
+JOB_KILL_S = 5.0  # from SIGTERM to SIGKILL
+JOBS_PER_CHILD = 1000  # then the child process is replaced by a fresh one
+SCRIPTS_FILES_MAX = 1000  # in one directory of scripts
+SCRIPTS_BYTES_MAX = 16 * MIB
+AGENT_WAIT_S = 20.0  # an agent's question waits so long for something to do
+AGENT_SPEAKS_S = 3.0  # between two words of an agent that has nothing to say
+AGENT_NEWS_S = 0.1  # between two words of an agent about what it runs
+AGENT_LOST_S = 10.0  # without a word for so long, what an agent ran is lost
+JOBS_TICK_S = 0.25  # between two looks at who is silent, and what is due
+JOB_PLACES_TRIED_MAX = 100  # jobs that fit no free slot, before the others wait too
+SLOTS_MAX = 1024  # of one agent
+
 # Between machines.
 HEARTBEAT_S = 1.0  # a volume's word to its master
 OFFLINE_S = 5.0  # without a word for so long, a volume is offline

@@ -12,11 +12,12 @@ import errno
 import gc
 import logging
 import os
+import random
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 
 from pulzar.clock import Clock
@@ -42,12 +43,18 @@ from pulzar.http.application import Application
 from pulzar.http.master_app import build_front_app, build_master_app
 from pulzar.http.server import serve
 from pulzar.http.volume_app import VolumeApp
+from pulzar.jobs.agent_process import AgentProcess
+from pulzar.jobs.scripts import Scripts
+from pulzar.jobs.system import JobSystem
+from pulzar.varidb.entry import Store
 from pulzar.varidb.identity import IDENTITY_NAME
 from pulzar.varidb.serving import ServingVolume, StoreOptions, open_volume
 from pulzar.varidb.store import open_store
 from pulzar.varidb.volume import cannot_open
 
+AGENT_NAME = "agent"
 OUR_NAMES = {
+    AGENT_NAME,
     "scrub.json",
     "volume",
     "volume.views",
@@ -110,21 +117,30 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
         options=cluster_options(config),
     )
 
+    agent = _agent(config, key, front.name, directory)
+
     def ready(url: str) -> None:
         front.url = config.advertise or url
+        agent.start(url)
         on_ready(url)
 
     async def close() -> None:
         leaving.cancel()
+        await agent.close()
+        await jobs.close()
         await front.close()
         await network.close()
 
-    leaving = asyncio.create_task(_leave(stop, front.leave))
+    jobs = _job_system(config, front, front.holders, clock=clock)
+    leaving = asyncio.create_task(_leave(stop, front.leave, jobs.leave))
 
     if not local.alone:
         front.url = config.advertise or _url(config.host, config.port)
         await front.become_cluster()
-    app = build_front_app(front, key, clock=clock, chunk_timeout_s=config.client_timeout_s)
+    jobs.start()
+    app = build_front_app(
+        front, key, clock=clock, system=jobs, chunk_timeout_s=config.client_timeout_s
+    )
     await _serve(
         app,
         config.host,
@@ -178,9 +194,16 @@ async def run_master(
             undo.pop_all()
     except OSError as error:
         raise OpenError(f"{directory} cannot be used: {error}") from error
-    app = build_master_app(store, key, clock=clock, chunk_timeout_s=config.client_timeout_s)
+    jobs = _job_system(config, store, store.holders, clock=clock)
+    leaving = asyncio.create_task(_leave(stop, jobs.leave))
+    jobs.start()
+    app = build_master_app(
+        store, key, clock=clock, system=jobs, chunk_timeout_s=config.client_timeout_s
+    )
 
     async def close() -> None:
+        leaving.cancel()
+        await jobs.close()
         await store.close()
         await network.close()
 
@@ -224,14 +247,18 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
     heartbeat = Heartbeat(served, master, key_path=key_path)
     leaving = asyncio.create_task(_leave(stop, served.leave))
 
+    agent = _agent(config, key, served.name, directory)
+
     def ready(url: str) -> None:
         served.url = served.url or url
         keep_key(disk, directory, key)
         heartbeat.start()
+        agent.start(master.url)
         on_ready(url)
 
     async def close() -> None:
         leaving.cancel()
+        await agent.close()
         await heartbeat.close()
         await served.close()
         await serving.stop()
@@ -239,16 +266,7 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
         await network.close()
 
     async def failure() -> str:
-        done, waiting = await asyncio.wait(
-            (
-                asyncio.ensure_future(serving.failure()),
-                asyncio.ensure_future(heartbeat.refused()),
-            ),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        for one in waiting:
-            one.cancel()
-        return done.pop().result()
+        return await _first(serving.failure(), heartbeat.refused())
 
     app = VolumeApp(served, master, key=key, clock=clock, chunk_timeout_s=config.client_timeout_s)
     await _serve(
@@ -308,10 +326,44 @@ def cluster_options(config: Config) -> ClusterOptions:
     )
 
 
-async def _leave(stop: asyncio.Event, leave: Callable[[], None]) -> None:
+def _job_system(
+    config: Config, store: Store, holders: Callable[[bytes], Sequence[str]], *, clock: Clock
+) -> JobSystem:
+    return JobSystem(
+        store,
+        Scripts(config.jobs_dir),
+        clock=clock,
+        holders=lambda key: holders(key.encode()),
+        draw=random.random,
+    )
+
+
+def _agent(config: Config, key: str, node: str, directory: str) -> AgentProcess:
+    return AgentProcess(
+        key=key,
+        node=node,
+        slots=(os.cpu_count() or 1) if config.job_slots < 0 else config.job_slots,
+        directory=os.path.join(directory, AGENT_NAME),
+        log_level=config.log_level,
+    )
+
+
+async def _first(*reasons: Coroutine[object, object, str]) -> str:
+    """What comes first."""
+    done, waiting = await asyncio.wait(
+        [asyncio.ensure_future(reason) for reason in reasons],
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    for one in waiting:
+        one.cancel()
+    return done.pop().result()
+
+
+async def _leave(stop: asyncio.Event, *leave: Callable[[], None]) -> None:
     """When it is to stop, let go of machines that wait: an open request would hold it up."""
     await stop.wait()
-    leave()
+    for one in leave:
+        one()
 
 
 def _stop_on_signals() -> asyncio.Event:

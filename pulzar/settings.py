@@ -24,6 +24,7 @@ from pulzar.limits import (
     SEGMENT_BYTES,
     SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN,
+    SLOTS_MAX,
     UPLOAD_CHUNK_TIMEOUT_S,
 )
 
@@ -64,6 +65,15 @@ def parse_count(text: str) -> int:
     """A number of things, at least 1."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise ValueError("give a whole number from 1 to 999999999")
+    return int(text)
+
+
+def parse_slots(text: str) -> int:
+    """How many jobs run at a time; -1 for as many as there are processors."""
+    if text == "auto":
+        return -1
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) > SLOTS_MAX:
+        raise ValueError(f"give a whole number from 0 to {SLOTS_MAX}, or auto")
     return int(text)
 
 
@@ -395,6 +405,31 @@ SETTINGS = (
         "the time that a copy of the data directory takes (tar, rsync), a copy made while the "
         "server runs may lack data.",
         unsure="24h.",
+    ),
+    Setting(
+        section="jobs",
+        name="dir",
+        field="jobs_dir",
+        parse=parse_text,
+        default="jobs",
+        does="Where the scripts are that jobs run: DIR/SCRIPT.py below it is launched by POST "
+        "/launch_job/DIR/SCRIPT. A relative path is relative to the site's folder. The master "
+        "reads it, and sends what is needed to the nodes.",
+        costs="Whoever can write there runs programs on every node.",
+        unsure="jobs.",
+        is_path=True,
+    ),
+    Setting(
+        section="jobs",
+        name="slots",
+        field="job_slots",
+        parse=parse_slots,
+        default="auto",
+        does="How many jobs run on this node at a time. auto is as many as it has processors, 0 "
+        "runs none here.",
+        costs="Each slot is a process that stays, of about 12 MiB and what its scripts import. "
+        "With more slots than processors, jobs and the store wait for each other.",
+        unsure="auto.",
     ),
     Setting(
         section="general",

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 # each other, except inside the packages of the last lines, where only cycles are forbidden.
 LAYERS = """
     errors limits
-    clock disk settings
+    clock disk parent settings
     config
     varidb.crash_point varidb.record varidb.condition varidb.turns varidb.view_trust
     varidb.disk_room varidb.read_me varidb.standalone_reader
@@ -48,7 +48,9 @@ LAYERS = """
     varidb.store
     cluster.*
     client.*
+    jobs.*
     http.*
+    job
     program
     cli.*
 """
@@ -77,11 +79,23 @@ PURE = {
         "http.ranges",
         "http.query",
         "http.batch_wire",
+        "jobs.states",
+        "jobs.launch",
+        "jobs.changes",
+        "jobs.record",
+        "jobs.messages",
     )
 }
 IMPURE_MODULES = {"os", "time", "random", "secrets", "asyncio", "socket", "threading", "subprocess"}
 
-ENVIRONMENT_READERS = ("pulzar.config", TESTING, "tests", "bench")
+ENVIRONMENT_READERS = (
+    "pulzar.config",
+    "pulzar.jobs.slot",  # what a script finds there
+    "pulzar.jobs.child",
+    TESTING,
+    "tests",
+    "bench",
+)
 FILE_OPENERS = (
     "pulzar.disk",
     "pulzar.varidb.view",
@@ -89,6 +103,11 @@ FILE_OPENERS = (
     "pulzar.varidb.standalone_reader",  # lies in a volume, without Pulzar around it
     "pulzar.varidb.view_probe",  # the throw-away child of view.py
     "pulzar.client",  # the user's files
+    "pulzar.jobs.scripts",  # the user's scripts
+    "pulzar.jobs.agent",  # and their copies on a node
+    "pulzar.jobs.slot",  # where they run
+    "pulzar.jobs.child",
+    "pulzar.job",
     "pulzar.cli",
     TESTING,
 )

@@ -37,6 +37,7 @@ COMMANDS = {
     "rebuild": "Make the views of a volume anew from its log.",
     "inspect": "Show what is in a volume, record by record.",
     "cluster": "Show a cluster's volumes; drain or remove one.",
+    "job": "Launch jobs, and see what becomes of them.",
     "restore": "Let a master read everything from its volumes again.",
     "demo": "See it work, on real files; ends by itself.",
     "torture": "Kill a server again and again and verify what it kept.",

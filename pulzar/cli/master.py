@@ -19,6 +19,11 @@ from pulzar.program import configure_log, run_master
     metavar="DIR",
     help="Where to keep cluster.key and the catalog. Default: storage/master in the site's folder.",
 )
+@click.option(
+    "--jobs",
+    metavar="DIR",
+    help="Where the scripts are that jobs run. Default: jobs in the site's folder.",
+)
 @click.option("--host", help="The address to answer at. Default: 127.0.0.1.")
 @click.option("--port", help="The port to answer at; 0 takes a free one. Default: 9000.")
 @click.option("--advertise", metavar="URL", help="The URL that volumes and clients use.")
@@ -31,6 +36,7 @@ def command(
     app: str | None,
     config: str | None,
     data: str | None,
+    jobs: str | None,
     host: str | None,
     port: str | None,
     advertise: str | None,
@@ -44,7 +50,13 @@ def command(
     stops it; the volumes wait for it.
     """
     disk = SystemDisk()
-    flags = {"master_dir": data, "host": host, "port": port, "advertise": advertise}
+    flags = {
+        "master_dir": data,
+        "jobs_dir": jobs,
+        "host": host,
+        "port": port,
+        "advertise": advertise,
+    }
     settings = load(disk, app=app, file=config, flags=flags)
     configure_log(settings.log_level)
     uvloop.run(

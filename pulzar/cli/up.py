@@ -19,10 +19,20 @@ from pulzar.program import configure_log, run
     metavar="DIR",
     help="Where to store the data. Default: storage in the site's folder.",
 )
+@click.option(
+    "--jobs",
+    metavar="DIR",
+    help="Where the scripts are that jobs run. Default: jobs in the site's folder.",
+)
 @click.option("--host", help="The address to answer at. Default: 127.0.0.1.")
 @click.option("--port", help="The port to answer at; 0 takes a free one. Default: 9000.")
 def command(
-    app: str | None, config: str | None, data: str | None, host: str | None, port: str | None
+    app: str | None,
+    config: str | None,
+    data: str | None,
+    jobs: str | None,
+    host: str | None,
+    port: str | None,
 ) -> None:
     """Start Pulzar on this machine.
 
@@ -31,8 +41,7 @@ def command(
     (PULZAR_SERVER_PORT) and that before server.conf; `pulzar config` explains.
     """
     disk = SystemDisk()
-    settings = load(
-        disk, app=app, file=config, flags={"data_dir": data, "host": host, "port": port}
-    )
+    flags = {"data_dir": data, "jobs_dir": jobs, "host": host, "port": port}
+    settings = load(disk, app=app, file=config, flags=flags)
     configure_log(settings.log_level)
     uvloop.run(run(settings, disk=disk, clock=SystemClock(), on_ready=say_ready))

@@ -197,10 +197,10 @@ def compact() -> Request:
     return Request("POST", "/admin/compact")
 
 
-def admin(method: str, path: str, body: object = None) -> Request:
-    """Something below /admin/."""
+def ask(method: str, path: str, body: object = None) -> Request:
+    """Something that is answered with JSON."""
     content = msgspec.json.encode(body) if body is not None else b""
-    return Request(method, f"/admin/{path}", {"Accept": "application/json"}, content)
+    return Request(method, path, {"Accept": "application/json"}, content)
 
 
 def ready() -> Request:
@@ -271,7 +271,7 @@ def read_compacted(answer: Answer) -> dict[str, int]:
     return done
 
 
-def read_admin(answer: Answer) -> dict[str, Any]:
+def read_json(answer: Answer) -> dict[str, Any]:
     """The JSON of an answer."""
     check(answer)
     return _json(answer, dict[str, Any])

@@ -44,6 +44,7 @@ from pulzar.limits import MIB
 CHUNK_BYTES = 1 * MIB
 SEND_BYTES = 256 * 1024  # read from a file and given to the socket at once
 CONNECT_TIMEOUT_S = 5.0
+_PATIENT = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=None)
 TIMEOUT_S = 60.0  # without a byte from the server
 PATIENCE_S = 1.0
 PAUSE_S = 0.05  # between two tries
@@ -79,12 +80,13 @@ class Client:
         self._patience_s = patience_s
         self._clock = clock or SystemClock()
         self._pause = threading.Event()  # never set: a wait that tests need not patch
+        self._timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s)
         self._pool = urllib3.PoolManager(
             num_pools=1,
             maxsize=connections,
             retries=False,
             blocksize=SEND_BYTES,
-            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s),
+            timeout=self._timeout,
         )
 
     def __enter__(self) -> Self:
@@ -216,9 +218,26 @@ class Client:
 
     def admin(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """The JSON that /admin/... answers, as it is. Raises the server's errors, Unavailable."""
-        request = requests.admin(method, path, body)
+        return self.ask(method, f"/admin/{path}", body)
+
+    def ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """The JSON that a path answers, as it is. Raises the server's errors, Unavailable."""
+        request = requests.ask(method, path, body)
         answer = self._read(request) if method == "GET" else self._write(request, None)
-        return requests.read_admin(answer)
+        return requests.read_json(answer)
+
+    def text(self, path: str) -> Iterator[bytes]:
+        """What a path answers, in pieces, as they come; it may take as long as it likes. Raises
+        the server's errors, Unavailable."""
+        response = self._send(Request("GET", path), None, patient=True)
+        try:
+            if response.status != 200:
+                raise requests.error_of(_answer(response, body=self._rest(response)))
+            yield from response.stream(CHUNK_BYTES)
+        except HTTPError as error:
+            raise Unavailable(self._lost(error)) from error
+        finally:
+            response.close()
 
     def ready(self) -> None:
         """Return where the server can serve; raises NotReady or Unavailable where not."""
@@ -290,8 +309,10 @@ class Client:
         *,
         size: int | None = None,
         url: str = "",
+        patient: bool = False,
     ) -> BaseHTTPResponse:
-        """One try. Raises Unavailable where no connection was made, HTTPError where one broke."""
+        """One try; `patient` where the answer may take as long as it likes. Raises
+        Unavailable where no connection was made, HTTPError where one broke."""
         headers = dict(request.headers)
         if size is not None:
             headers["Content-Length"] = str(size)
@@ -303,6 +324,7 @@ class Client:
                 headers=headers,
                 preload_content=False,
                 redirect=False,
+                timeout=_PATIENT if patient else self._timeout,
             )
         except (NewConnectionError, ConnectTimeoutError) as error:
             where = url.partition("/get_key/")[0] or self.url

@@ -242,6 +242,12 @@ class FrontStore:
         """See `entry.Store`."""
         return self._current.status()
 
+    def holders(self, key: bytes) -> list[str]:
+        """The names of the volumes that have a key and are online; none where it is not there."""
+        if self.cluster is not None:
+            return self.cluster.holders(key)
+        return [] if self.local.lookup(key) is None else [self.name]
+
     def not_ready(self) -> str | None:
         """See `entry.Store`."""
         return self._current.not_ready()

@@ -76,12 +76,12 @@ _UNKNOWN = frozenset({"internal", "outcome_unknown"})
 class Network:
     """All calls of one process to other machines. One event loop."""
 
-    def __init__(self, key: str) -> None:
-        """`key` is the cluster's (hex)."""
+    def __init__(self, key: str, *, connections: int = LINK_CONNECTIONS_MAX) -> None:
+        """`key` is the cluster's (hex), `connections` how many there may be to one machine."""
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": MEDIA_TYPE}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=LINK_CONNECTIONS_MAX, keepalive_timeout=30
+                limit=0, limit_per_host=connections, keepalive_timeout=30
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,

@@ -296,6 +296,13 @@ class ClusterStore:
             await self._is_settled(key, entry)
         raise self._unreadable(entry, answered)
 
+    def holders(self, key: bytes) -> list[str]:
+        """The names of the volumes that have a key and are online; none where it is not there."""
+        entry = self.lookup(key)
+        numbers = () if entry is None else entry.holders
+        members = [self.members[number] for number in numbers if number in self.members]
+        return [member.entry.name for member in members if member.online]
+
     def list_keys(
         self, prefix: bytes, *, after: bytes | None, limit: int, delimiter: bytes | None
     ) -> Listing:

@@ -8,16 +8,25 @@ from pulzar.cluster.lone import LoneOperations
 from pulzar.cluster.operations import Operable, Operations
 from pulzar.cluster.store import ClusterStore
 from pulzar.errors import Unavailable
-from pulzar.http import app, autodiscovery, cluster_admin, skynet
+from pulzar.http import agents, app, autodiscovery, cluster_admin, jobs, skynet
+from pulzar.http.agents import Agents
 from pulzar.http.app import App
 from pulzar.http.application import Paths
 from pulzar.http.autodiscovery import Autodiscovery
 from pulzar.http.cluster_admin import ClusterAdmin
 from pulzar.http.internal import Internal
+from pulzar.http.jobs import Jobs
 from pulzar.http.skynet import Skynet
+from pulzar.jobs.system import JobSystem
 from pulzar.limits import UPLOAD_CHUNK_TIMEOUT_S
 
-PATHS: Paths = {**app.PATHS, **cluster_admin.PATHS, **skynet.PATHS}
+PATHS: Paths = {
+    **app.PATHS,
+    **cluster_admin.PATHS,
+    **jobs.PATHS,
+    **skynet.PATHS,
+    **agents.PATHS,
+}
 FRONT_PATHS: Paths = {**PATHS, **autodiscovery.PATHS}
 
 
@@ -26,6 +35,7 @@ def build_master_app(
     key: str,
     *,
     clock: Clock,
+    system: JobSystem,
     chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S,
 ) -> App:
     """The application of a master. `key` is the cluster's (hex)."""
@@ -33,6 +43,7 @@ def build_master_app(
     internal = Internal(key, patience=built.patience)
     operations = Operations(cluster, clock=clock)
     built.answer(Skynet(cluster, internal).endpoints)
+    _answer_jobs(built, system, internal)
     built.answer(ClusterAdmin(lambda: operations, patience=built.patience).endpoints)
     return built
 
@@ -42,6 +53,7 @@ def build_front_app(
     key: str,
     *,
     clock: Clock,
+    system: JobSystem,
     chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S,
 ) -> App:
     """The application of `pulzar up`: a master, and a volume that other volumes can ask once they
@@ -49,10 +61,16 @@ def build_front_app(
     built = App(front, clock=clock, chunk_timeout_s=chunk_timeout_s, paths=FRONT_PATHS)
     internal = Internal(key, patience=built.patience)
     built.answer(Skynet(front, internal).endpoints)
+    _answer_jobs(built, system, internal)
     built.answer(ClusterAdmin(_Current(front, clock), patience=built.patience).endpoints)
     volume = _Volume(front, internal, built)
     built.answer(dict.fromkeys(autodiscovery.PATHS, volume))
     return built
+
+
+def _answer_jobs(built: App, system: JobSystem, internal: Internal) -> None:
+    built.answer(Jobs(system, patience=built.patience).endpoints)
+    built.answer(Agents(system, internal).endpoints)
 
 
 class _Current:

@@ -6,9 +6,7 @@ opened read-only. This process ends when its stdin closes and, through PR_SET_PD
 parent dies; the serving process ends when this one dies (maintenance.py).
 """
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 
@@ -16,6 +14,7 @@ import msgspec
 
 from pulzar.disk import SystemDisk
 from pulzar.errors import PulzarError
+from pulzar.parent import die_with_parent
 from pulzar.varidb.index import Index
 from pulzar.varidb.task import (
     Answer,
@@ -41,15 +40,6 @@ main()
 """
 
 _NICENESS = 15
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent thread ends, however it ends."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _step_back() -> None:

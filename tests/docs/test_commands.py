@@ -55,7 +55,8 @@ def run(block: Block, *, where: Path, url: str) -> str:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl")
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_work_as_written(page: str, tmp_path: Path) -> None:
-    with Server(str(tmp_path / "storage")) as server:
+    options = ["--jobs", str(tmp_path / "jobs")]
+    with Server(str(tmp_path / "storage"), options=options) as server:
         for block in commands(page):
             if block.not_run:
                 continue

@@ -11,10 +11,12 @@ import pytest
 
 from pulzar import errors
 from pulzar.cluster import messages
-from pulzar.http import autodiscovery, master_app, skynet, volume_app
+from pulzar.http import agents, autodiscovery, master_app, skynet, volume_app
+from pulzar.jobs import messages as job_messages
 from tests.docs.fences import ROOT, documents
 
-INSIDE = {*autodiscovery.PATHS, *skynet.PATHS}  # cluster/messages.py draws them
+# cluster/messages.py and jobs/messages.py draw them
+INSIDE = {*autodiscovery.PATHS, *skynet.PATHS, *agents.PATHS}
 PATHS = {path: row for path, row in master_app.PATHS.items() if path not in INSIDE}
 HTTP_API = ROOT / "docs" / "http-api.md"
 # Files that README and docs may name although they are the user's, or come later.
@@ -36,9 +38,9 @@ def test_endpoint_is_documented_with_its_methods(path: str) -> None:
 
 
 def test_endpoints_inside_the_cluster_are_drawn() -> None:
-    drawing = messages.__doc__ or ""
+    drawing = f"{messages.__doc__}{job_messages.__doc__}"
     for path in INSIDE:
-        for method in {**autodiscovery.PATHS, **skynet.PATHS}[path][0]:
+        for method in {**autodiscovery.PATHS, **skynet.PATHS, **agents.PATHS}[path][0]:
             assert re.search(rf"{method} +{re.escape(path)}\s", drawing), f"{method} {path}"
 
 

@@ -6,6 +6,7 @@ from pulzar.cluster import messages as m
 from pulzar.cluster.membership import Entry, Members, decode_members, encode_members
 from pulzar.cluster.wire import cursor_text, key_text, parse_cursor, parse_key
 from pulzar.errors import InvalidParameter
+from pulzar.jobs import messages as j
 from pulzar.varidb.position import NOWHERE, Cursor
 
 ID = "0123456789abcdef" * 2
@@ -89,6 +90,57 @@ MESSAGES: list[tuple[m.Message, str]] = [
         "9ba175c4016b0391d920" + ID.encode().hex() + "a00000c0c2c0c3",
     ),
     (m.Committed(2, 3, 0, 1, 2, created=True), "96020300" + "0102c3"),
+    (
+        j.Turn(agent="a", node="n", slot=1, turn=2, wait_s=1.5),
+        "96a161a16e0102cb3ff8000000000000c0",
+    ),
+    (
+        j.Turn(
+            agent="a",
+            node="n",
+            slot=1,
+            turn=2,
+            wait_s=0.0,
+            result=j.Result(
+                job=3,
+                attempt=4,
+                event="fail",
+                started_ms=5,
+                finished_ms=6,
+                error="e",
+                traceback="t",
+                log=b"l",
+                log_dropped=7,
+            ),
+        ),
+        "96a161a16e0102cb00000000000000009a0304a46661696c0506a0a165a174c4016c07",
+    ),
+    (j.Given(), "91c0"),
+    (
+        j.Given(
+            j.Order(
+                job=1,
+                attempt=2,
+                directory="d",
+                script="s",
+                digest="h",
+                arguments="{}",
+                timeout_s=0.5,
+            )
+        ),
+        "91970102a164a173a168a27b7dcb3fe0000000000000",
+    ),
+    (
+        j.Word(
+            agent="a",
+            node="n",
+            slots=2,
+            wait_s=0.0,
+            running=[j.News(job=1, attempt=2, offset=3, log=b"l", progress=0.5, note="x")],
+        ),
+        "95a161a16e02cb00000000000000009196010203c4016ccb3fe0000000000000a178",
+    ),
+    (j.Heard([(1, 2)]), "9191920102"),
 ]
 
 
@@ -101,7 +153,7 @@ def test_a_message_has_these_bytes(message: m.Message, content: str) -> None:
 
 
 def test_every_kind_of_message_is_pinned() -> None:
-    inside = {m.NewRecord, m.Found, m.LogRecord, m.Digest}
+    inside = {m.NewRecord, m.Found, m.LogRecord, m.Digest, j.Order, j.News, j.Result}
     kinds = {type(message) for message, _ in MESSAGES} | inside
     assert kinds == set(m.Message.__subclasses__())
 

@@ -178,7 +178,7 @@ def test_other_variables_of_pulzar_are_none_of_ours(tmp_path: Path) -> None:
         ("[server]\ndir = /x\n", ["line 2", "did you mean [volume] dir"]),
         ("[server]\nlog_levle = info\n", ["line 2", "did you mean [general] log_level"]),
         ("[server]\nzzzz = 1\n", ["line 2", "it has host, port, client_timeout"]),
-        ("[jobs]\nzzzz = 1\n", ["line 2", "no settings in it"]),
+        ("[third_party]\nzzzz = 1\n", ["line 2", "no settings in it"]),
         ("[sever]\nport = 1\n", ["line 1", "[sever]", "did you mean server"]),
         ("[server\nport = 1\n", ["line 1", "[server"]),
         ("port = 1\n", ["line 1", "'port'", "before the first [section]"]),

@@ -15,11 +15,15 @@ import pytest
 
 from pulzar.cluster import messages as m
 from pulzar.cluster.remote import MasterLink, Network
+from pulzar.http.agents import PATHS as AGENT_PATHS
 from pulzar.http.application import Application
 from pulzar.http.autodiscovery import PATHS as VOLUME_PATHS
 from pulzar.http.master_app import build_master_app
 from pulzar.http.skynet import PATHS as MASTER_PATHS
 from pulzar.http.volume_app import VolumeApp
+from pulzar.jobs import messages as j
+from pulzar.jobs.scripts import Scripts
+from pulzar.jobs.system import JobSystem
 from pulzar.testing import ManualClock
 from pulzar.testing.cluster import KEY, LocalCluster
 from pulzar.varidb.entry import Put
@@ -52,8 +56,12 @@ async def ask(
         "client": ("127.0.0.1", 1),
     }
 
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not waiting:  # the client stays
+            await asyncio.Event().wait()
+        return waiting.pop()
 
     async def send(message: Any) -> None:
         messages.append(message)
@@ -256,7 +264,9 @@ def test_garbage_at_a_master_is_refused_and_nobody_joins(tmp_path: Path) -> None
         rng = random.Random(2)
         clock = ManualClock()
         async with LocalCluster(str(tmp_path), clock, volumes=1) as cluster:
-            app = build_master_app(cluster.store, KEY, clock=clock)
+            app = build_master_app(
+                cluster.store, KEY, clock=clock, system=job_system(cluster, clock)
+            )
             before = cluster.store.master.list.members
             for path in MASTER_PATHS:
                 for _ in range(ROUNDS):
@@ -269,6 +279,85 @@ def test_garbage_at_a_master_is_refused_and_nobody_joins(tmp_path: Path) -> None
             assert cluster.store.master.list.members == before
 
     asyncio.run(life())
+
+
+GOOD_WORDS: dict[str, Any] = {
+    "/skynet/turn": j.Turn(
+        agent="a",
+        node="n",
+        slot=0,
+        turn=2,
+        wait_s=0.0,
+        result=j.Result(
+            job=1, attempt=1, event="succeed", started_ms=1, finished_ms=2, output="1", log=b"x"
+        ),
+    ),
+    "/skynet/word": j.Word(
+        agent="a", node="n", slots=1, wait_s=0.0, running=[j.News(job=1, attempt=1, log=b"x")]
+    ),
+}
+RESULT = GOOD_WORDS["/skynet/turn"].result
+NEWS = GOOD_WORDS["/skynet/word"].running[0]
+BAD_WORDS: list[tuple[str, dict[str, Any]]] = [
+    ("/skynet/turn", {"agent": "a\nb"}),
+    ("/skynet/turn", {"node": "n" * 300}),
+    ("/skynet/turn", {"slot": -1}),
+    ("/skynet/turn", {"turn": 0}),
+    ("/skynet/turn", {"wait_s": 1e9}),
+    ("/skynet/turn", {"wait_s": float("nan")}),
+    ("/skynet/turn", {"result": msgspec.structs.replace(RESULT, event="claim")}),
+    ("/skynet/turn", {"result": msgspec.structs.replace(RESULT, job=0)}),
+    ("/skynet/turn", {"result": msgspec.structs.replace(RESULT, output="{")}),
+    ("/skynet/turn", {"result": msgspec.structs.replace(RESULT, log=bytes(2 << 20))}),
+    ("/skynet/word", {"slots": -1}),
+    ("/skynet/word", {"slots": 0}),
+    ("/skynet/word", {"wait_s": -1.0}),
+    ("/skynet/word", {"running": [msgspec.structs.replace(NEWS, offset=-1)]}),
+    ("/skynet/word", {"running": [msgspec.structs.replace(NEWS, progress=2.0)]}),
+    ("/skynet/word", {"running": [msgspec.structs.replace(NEWS, log=bytes(2 << 20))]}),
+]
+
+
+def test_garbage_of_agents_is_refused_and_no_job_is_changed(tmp_path: Path) -> None:
+    async def life() -> None:
+        rng = random.Random(3)
+        clock = ManualClock()
+        async with LocalCluster(str(tmp_path), clock, volumes=1) as cluster:
+            system = job_system(cluster, clock)
+            app = build_master_app(cluster.store, KEY, clock=clock, system=system)
+            system.start()
+            await cluster.until(lambda: system._is_loaded)
+            (tmp_path / "jobs" / "d").mkdir(parents=True)
+            (tmp_path / "jobs" / "d" / "s.py").write_text("")
+            job = await system.cancel((await system.launch("d", "s", b"", "")).id)
+            for path, good in GOOD_WORDS.items():
+                for _ in range(ROUNDS):
+                    body = spoilt(m.encode(good), rng)
+                    answer = await ask(app, "POST", path, body, headers())
+                    assert answer.status < 500, (path, body)
+            for path, changed in BAD_WORDS:
+                body = m.encode(msgspec.structs.replace(GOOD_WORDS[path], **changed))
+                refused(await ask(app, "POST", path, body, headers()), (path, changed))
+            for path in ("/skynet/scripts/", "/skynet/scripts/../x", "/skynet/scripts/" + "0" * 64):
+                refused(await ask(app, "GET", path, b"", headers()), path)
+            assert system.ledger.get(job.id) == job
+            for path in AGENT_PATHS:
+                answer = await ask(app, AGENT_PATHS[path][0][0], path, b"", {})
+                assert answer.status == 403
+            await system.close()
+
+    asyncio.run(life())
+
+
+def job_system(cluster: LocalCluster, clock: ManualClock) -> JobSystem:
+    """A job system over a cluster."""
+    return JobSystem(
+        cluster.store,
+        Scripts(f"{cluster.directory}/jobs"),
+        clock=clock,
+        holders=lambda key: cluster.store.holders(key.encode()),
+        draw=lambda: 0.0,
+    )
 
 
 BAD_PRESENCES: list[dict[str, Any]] = [
@@ -298,7 +387,9 @@ def test_garbage_at_restore_is_refused(tmp_path: Path, content: bytes) -> None:
     async def life() -> None:
         clock = ManualClock()
         async with LocalCluster(str(tmp_path), clock, volumes=1) as cluster:
-            app = build_master_app(cluster.store, KEY, clock=clock)
+            app = build_master_app(
+                cluster.store, KEY, clock=clock, system=job_system(cluster, clock)
+            )
             refused(await ask(app, "POST", "/admin/restore", content, {}), content)
 
     asyncio.run(life())

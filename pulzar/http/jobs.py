@@ -1,0 +1,220 @@
+"""Jobs over HTTP: launch, show, cancel, retry, and the log while it grows.
+
+/admin/jobs shows the fields of the specification, in its types, and `status`.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pulzar.errors import InvalidParameter, JobNotFound
+from pulzar.http.application import Paths
+from pulzar.http.body import body_length, read_all
+from pulzar.http.dates import rfc3339
+from pulzar.http.key_codec import decode_key
+from pulzar.http.patience import Patience
+from pulzar.http.query import parse_query
+from pulzar.jobs.launch import check_token
+from pulzar.jobs.record import Job
+from pulzar.jobs.states import AT_WORK, FINISHED, State
+from pulzar.jobs.system import JobSystem
+from pulzar.limits import JOB_BODY_BYTES_MAX, JOBS_LIST_DEFAULT, JOBS_LIST_MAX
+
+PATHS: Paths = {
+    "/launch_job/{directory}/{script}": (("POST",), "job"),
+    "/cancel_job/{job_id}": (("POST",), "job"),
+    "/retry_job/{job_id}": (("POST",), "job"),
+    "/admin/jobs": (("GET", "HEAD"), "admin"),
+    "/admin/jobs/{job_id}": (("GET", "HEAD"), "admin"),
+}
+
+_JSON = (b"content-type", b"application/json")
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_FOLLOW_S = 5.0  # an answer that is followed looks again after so long, also without news
+GROUPS: dict[str, tuple[State, ...]] = {
+    "pendings": (State.PENDING, *sorted(AT_WORK)),
+    "ready": (State.READY,),
+    "failed": tuple(sorted(FINISHED - {State.READY})),
+}
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A job in /admin/jobs, as the specification has it. `creation_time` in seconds since 1970."""
+
+    job_id: int
+    job_name: str
+    parameters: str
+    node: str
+    creation_time: int
+    status: str
+
+
+class Jobs:
+    """The endpoints of one site."""
+
+    def __init__(self, system: JobSystem, *, patience: Patience) -> None:
+        self._system = system
+        self._patience = patience
+        self.endpoints: dict[str, ASGIApp] = {
+            "/launch_job/{directory}/{script}": self._launch,
+            "/cancel_job/{job_id}": self._cancel,
+            "/retry_job/{job_id}": self._retry,
+            "/admin/jobs": self._list,
+            "/admin/jobs/{job_id}": self._job,
+        }
+
+    async def _launch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parse_query(scope["query_string"], ())
+        directory, _, script = _rest(scope, "/launch_job/").partition("/")
+        headers = dict(scope["headers"])
+        token = check_token(headers.get(b"idempotency-key", b"").decode("latin-1"))
+        body = await read_all(
+            scope,
+            receive,
+            body_length(headers),
+            bytes_max=JOB_BODY_BYTES_MAX,
+            patience=self._patience,
+        )
+        job = await self._system.launch(directory, script.removesuffix(".py"), body, token)
+        location = (b"location", b"/admin/jobs/%d" % job.id)
+        await _send(scope, send, self._shown(job), status=201, headers=[location])
+
+    async def _cancel(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        parse_query(scope["query_string"], ())
+        job = await self._system.cancel(_number(_rest(scope, "/cancel_job/")))
+        await _send(scope, send, self._shown(job))
+
+    async def _retry(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        parse_query(scope["query_string"], ())
+        job = await self._system.retry(_number(_rest(scope, "/retry_job/")))
+        await _send(scope, send, self._shown(job))
+
+    async def _list(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        asked = parse_query(scope["query_string"], ("limit", "after", "status", "name"))
+        limit = _asked_number(asked, "limit", JOBS_LIST_DEFAULT)
+        if not 1 <= limit <= JOBS_LIST_MAX:
+            raise InvalidParameter(f"limit is a number from 1 to {JOBS_LIST_MAX}")
+        after = _asked_number(asked, "after", None)
+        status = asked.get("status")
+        if status is not None and status not in list(State):
+            raise InvalidParameter(f"status is one of {', '.join(State)}")
+        ledger = self._system.ledger
+        answer: dict[str, list[Any]] = {}
+        for group, states in GROUPS.items():
+            wanted = [state for state in states if status in (None, state)]
+            jobs = ledger.newest(wanted, limit=limit, after=after, name=asked.get("name"))
+            answer[group] = [self._shown(job) for job in jobs]
+        answer["scheduled"] = []
+        await _send(scope, send, answer)
+
+    async def _job(self, scope: Scope, receive: Receive, send: Send) -> None:
+        number, _, below = _rest(scope, "/admin/jobs/").partition("/")
+        if below == "log":
+            await self._log(scope, receive, send, _number(number))
+            return
+        if below:
+            raise JobNotFound(f"a job has a log, and no {below!r}")
+        parse_query(scope["query_string"], ())
+        stored = await self._system.ledger.stored(_number(number))
+        job, engine = stored.job, self._system.engine
+        live = engine.live(job)
+        answer: dict[str, Any] = {
+            **msgspec.structs.asdict(self._shown(job)),
+            "job_id": job.id,
+            "directory": job.directory,
+            "attempts": job.attempt,
+            "reason": engine.reason(job),
+            "created": _time(job.created_ms),
+            "started": _time(job.started_ms),
+            "finished": _time(job.finished_ms),
+            "progress": live.progress if live is not None and live.progress >= 0 else None,
+            "note": live.note if live is not None else "",
+            "output": msgspec.Raw(stored.output.encode()) if stored.output else None,
+            "error": job.error or None,
+            "traceback": stored.traceback or None,
+            "policy": job.policy,
+        }
+        await _send(scope, send, answer)
+
+    async def _log(self, scope: Scope, receive: Receive, send: Send, number: int) -> None:
+        """GET /admin/jobs/{job_id}/log[?follow=1]: what it wrote; to its end, if that is wanted."""
+        asked = parse_query(scope["query_string"], ("follow",))
+        if asked.get("follow", "0") not in ("0", "1"):
+            raise InvalidParameter("follow is 0 or 1")
+        follows = asked.get("follow") == "1" and scope["method"] != "HEAD"
+        system = self._system
+        job = system.ledger.get(number)
+        await send({"type": "http.response.start", "status": 200, "headers": [_TEXT]})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        sent, attempt = 0, job.attempt
+        while True:
+            job = system.ledger.get(number)
+            if job.attempt != attempt:
+                sent, attempt = 0, job.attempt
+            live = system.engine.live(job)
+            if live is not None:
+                log = bytes(live.log)
+            else:
+                log = await system.ledger.log(number) if job.state not in AT_WORK else b""
+            if log[sent:] and follows:
+                await send({"type": "http.response.body", "body": log[sent:], "more_body": True})
+                sent = len(log)
+            if not follows or job.state in FINISHED or not system.engine.is_open:
+                await send({"type": "http.response.body", "body": log[sent:]})
+                return
+            await system.engine.until_news(number, _FOLLOW_S)
+
+    def _shown(self, job: Job) -> Shown:
+        return Shown(
+            job.id,
+            job.script,
+            job.arguments,
+            job.place.node,
+            job.created_ms // 1000,
+            str(job.state),
+        )
+
+
+def _rest(scope: Scope, front: str) -> str:
+    """What stands behind the front of a path."""
+    raw: bytes = scope["raw_path"]
+    return decode_key(raw[len(front) :]).decode()
+
+
+def _number(text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise JobNotFound(f"there is no job {text!r}: an id is a number")
+    return int(text)
+
+
+def _asked_number(asked: dict[str, str], name: str, default: Any) -> Any:
+    text = asked.get(name)
+    if text is None:
+        return default
+    if not _NUMBER.fullmatch(text):
+        raise InvalidParameter(f"{name} is a whole number")
+    return int(text)
+
+
+def _time(ms: int) -> str | None:
+    return rfc3339(ms // 1000) if ms else None
+
+
+async def _send(
+    scope: Scope,
+    send: Send,
+    answer: object,
+    *,
+    status: int = 200,
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    content = msgspec.json.encode(answer)
+    whole = [_JSON, (b"content-length", b"%d" % len(content)), *(headers or [])]
+    await send({"type": "http.response.start", "status": status, "headers": whole})
+    body = b"" if scope["method"] == "HEAD" else content
+    await send({"type": "http.response.body", "body": body})

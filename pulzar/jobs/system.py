@@ -1,0 +1,143 @@
+"""The job system of one site, as users see it: launch, look, cancel, retry.
+
+It begins as soon as the store can be read, which a master that waits for its volumes cannot; until
+then every question is answered that it is not ready.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from pulzar.clock import Clock
+from pulzar.errors import NotReady, PulzarError
+from pulzar.jobs import changes
+from pulzar.jobs.launch import parse_launch
+from pulzar.jobs.ledger import Ledger
+from pulzar.jobs.local import LocalEngine
+from pulzar.jobs.messages import Given, Heard, Turn, Word
+from pulzar.jobs.record import Job
+from pulzar.jobs.scripts import Scripts
+from pulzar.limits import AGENT_LOST_S, JOB_KILL_S, JOBS_TICK_S
+from pulzar.varidb.entry import Store
+
+_log = logging.getLogger(__name__)
+
+_LOAD_AGAIN_S = 0.02  # between two looks whether the store can be read
+
+
+class JobSystem:
+    """See the module. One event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        scripts: Scripts,
+        *,
+        clock: Clock,
+        holders: Callable[[str], Sequence[str]],
+        draw: Callable[[], float],
+    ) -> None:
+        self.scripts = scripts
+        self._store = store
+        self._is_loaded = False
+        self._ledger = Ledger(store, clock=clock, changed=self._changed)
+        self._engine = LocalEngine(self._ledger, clock=clock, holders=holders, draw=draw)
+        self._working: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._working = asyncio.create_task(self._work())
+
+    def leave(self) -> None:
+        """It is to end: answer those who wait."""
+        self._engine.leave()
+
+    async def close(self) -> None:
+        """End. What runs goes on, as far as its agent does."""
+        if self._working is not None:
+            self._working.cancel()
+            await asyncio.wait([self._working])
+        await self._engine.close()
+
+    async def _work(self) -> None:
+        """Read all jobs as soon as that can be done; then, beside requests, tidy up."""
+        while True:
+            try:
+                if self._store.not_ready() is None:
+                    await self._ledger.load()
+                    break
+            except PulzarError as error:
+                _log.warning("the jobs could not be read, this is tried again: %s", error)
+            await asyncio.sleep(_LOAD_AGAIN_S)
+        self._engine.start()
+        self._is_loaded = True
+
+        while True:
+            try:
+                await self._ledger.settle()
+            except PulzarError as error:
+                _log.warning("jobs: %s", error)
+            await asyncio.sleep(JOBS_TICK_S)
+
+    def _changed(self, job: Job, before: Job | None) -> None:
+        self._engine.changed(job, before)
+
+    @property
+    def ledger(self) -> Ledger:
+        """All jobs. Raises NotReady."""
+        self._require()
+        return self._ledger
+
+    @property
+    def engine(self) -> LocalEngine:
+        """What runs. Raises NotReady."""
+        self._require()
+        return self._engine
+
+    def _require(self) -> None:
+        if not self._is_loaded:
+            raise NotReady(f"the jobs are not known yet: {self._store.not_ready() or 'one moment'}")
+
+    async def launch(self, directory: str, script: str, body: bytes, token: str) -> Job:
+        """Accept a job: it is durable. Raises ScriptNotFound, InvalidParameter, OutOfSpace,
+        Unavailable, OutcomeUnknown."""
+        ledger = self.ledger
+        wanted = parse_launch(body)
+        archive = self.scripts.find(directory, script)
+        return await ledger.add(directory, script, archive, wanted, token)
+
+    async def cancel(self, number: int) -> Job:
+        """End a job, and wait until that is sure. Raises JobNotFound, Conflict, Unavailable."""
+        return await self.engine.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
+
+    async def retry(self, number: int) -> Job:
+        """Run a job that has ended once more, with the script as it is now. Raises JobNotFound,
+        Conflict, ScriptNotFound, Unavailable."""
+        ledger = self.ledger
+        job = ledger.get(number)
+        archive = self.scripts.find(job.directory, job.script)
+        await ledger.keep_scripts(archive)
+        again = await ledger.change(number, lambda job: changes.retry(job, digest=archive.digest))
+        return ledger.get(number) if again is None else again
+
+    async def record(self, turn: Turn) -> None:
+        """What an agent's slot did before it asked. Raises Unavailable."""
+        await self.engine.record(turn)
+
+    async def order(self, turn: Turn) -> Given:
+        """What an agent's slot is to do; waits for that. Raises Unavailable."""
+        return await self.engine.order(turn)
+
+    async def word(self, word: Word) -> Heard:
+        """An agent speaks. Raises Unavailable."""
+        return await self.engine.word(word)
+
+    async def archive(self, digest: str) -> bytes | None:
+        """The content of a directory of scripts. Raises Unavailable."""
+        return await self.ledger.scripts(digest)
+
+    def statistics(self) -> dict[str, float]:
+        """Counters and gauges by name."""
+        if not self._is_loaded:
+            return {}
+        return {"jobs_accepted_total": self._ledger.accepted_total, **self._ledger.counts()}

@@ -1,0 +1,109 @@
+"""A site with scripts, served by real programs."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from pulzar.client.process import Server
+from pulzar.clock import SystemClock
+
+DEADLINE_S = 30.0
+
+# Each attempt writes a line when it begins and one when it ends: the journal is the judge.
+JOURNALED = """
+import os, time
+from pulzar import job
+def note(path, what):
+    with open(path, "a") as file:
+        file.write(f"{job.id} {job.attempt} {what}\\n")
+def execute(arguments):
+    note(arguments["journal"], "begins")
+    time.sleep(arguments.get("seconds", 0))
+    note(arguments["journal"], "ends")
+    return job.id
+"""
+
+
+class Site:
+    """What a client sees of the jobs at a URL."""
+
+    def __init__(self, jobs: Path, journal: Path) -> None:
+        self.jobs = jobs
+        self.journal = journal
+        self.url = ""
+        self.http = urllib3.PoolManager(retries=False, timeout=20)
+        self._pause = threading.Event()
+        self._clock = SystemClock()
+
+    def script(self, text: str, name: str = "s", directory: str = "d") -> None:
+        """Write a script."""
+        path = self.jobs / directory
+        path.mkdir(exist_ok=True, parents=True)
+        (path / f"{name}.py").write_text(text)
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any]:
+        """A request; its status and its JSON."""
+        answer = self.http.request(method, self.url + path, body=body, headers=headers)
+        return answer.status, json.loads(answer.data)
+
+    def launch(self, script: str = "s", **arguments: Any) -> int:
+        """Launch a job; its id."""
+        body = json.dumps(arguments).encode()
+        status, answer = self.ask("POST", f"/launch_job/d/{script}", body)
+        assert status == 201, answer
+        number: int = answer["job_id"]
+        return number
+
+    def job(self, number: int) -> dict[str, Any]:
+        """All that is shown of a job."""
+        status, answer = self.ask("GET", f"/admin/jobs/{number}")
+        assert status == 200, answer
+        shown: dict[str, Any] = answer
+        return shown
+
+    def until(self, holds: Callable[[], object], what: str) -> None:
+        """Wait until something holds."""
+        end_s = self._clock.monotonic_s() + DEADLINE_S
+        while not holds():
+            assert self._clock.monotonic_s() < end_s, f"not in time: {what}"
+            self._pause.wait(0.02)
+
+    def ended(self, number: int) -> dict[str, Any]:
+        """A job, when it has ended."""
+
+        def has_ended() -> bool:
+            status, answer = self.ask("GET", f"/admin/jobs/{number}")
+            if status == 503:  # a master that was restarted just now
+                return False
+            assert status == 200, answer
+            return answer["status"] not in ("pending", "dispatched", "running")
+
+        self.until(has_ended, f"job {number} ends")
+        return self.job(number)
+
+    def has_lines(self, count: int) -> bool:
+        """Whether the journal has so many lines."""
+        return len(self.lines()) >= count
+
+    def lines(self) -> list[str]:
+        """The lines of the journal."""
+        return self.journal.read_text().splitlines() if self.journal.exists() else []
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = Site(tmp_path / "jobs", tmp_path / "journal")
+    made.script(JOURNALED)
+    return made
+
+
+@pytest.fixture
+def server(site: Site, tmp_path: Path) -> Iterator[Server]:
+    with Server(str(tmp_path / "data"), options=["--jobs", str(site.jobs)]) as running:
+        site.url = running.url
+        yield running
