@@ -106,10 +106,10 @@ class Volume:
         self._read()
 
     def live(self, prefix: str, now_s: float) -> Iterator[Record]:
-        """The newest record of each key under a prefix that is there and has not expired."""
+        """The newest live record of each key under a prefix. 0x00 begins Pulzar's own keys."""
         for key in sorted(key for key in self.newest if key.startswith(prefix.encode())):
             record = self.newest[key]
-            if record.type in (PUT, BLOB_TYPE) and not 0 < record.expires_s <= now_s:
+            if key[0] and record.type in (PUT, BLOB_TYPE) and not 0 < record.expires_s <= now_s:
                 yield record
 
     def size(self, record: Record) -> int | None:

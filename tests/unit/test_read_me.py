@@ -210,6 +210,15 @@ def test_what_has_expired_or_moved_away_is_not_there(real: RealVolume) -> None:
     assert set(listed(real.directory, "--expired")) == {"soon", "gone"}
 
 
+def test_what_is_not_the_users_is_not_shown(real: RealVolume, tmp_path: Path) -> None:
+    real.put(b"\0jobs/0000000000000001", b"{}")
+    real.put(b"key", b"1")
+    real.close()
+    assert set(listed(real.directory)) == {"key"}
+    assert run(real.directory, "extract", str(tmp_path / "out")).returncode == 0
+    assert os.listdir(tmp_path / "out") == ["key"]
+
+
 def test_a_damaged_value_is_named_and_the_others_are_read(real: RealVolume, tmp_path: Path) -> None:
     real.put(b"good", b"G" * 100)
     real.put(b"bad", b"B" * 100)
