@@ -55,6 +55,10 @@ def command() -> None:
 @click.option("--data", metavar="KEY", help="Run it on a node that has this key.")
 @click.option("--require-data", is_flag=True, help="And nowhere else.")
 @click.option("--on-lost", type=click.Choice(["fail", "retry"]), help="What if its node dies.")
+@click.option("--every", metavar="N UNIT", help="Again and again: 5 minutes, 12 hours, 1 days.")
+@click.option("--cron", metavar="TEXT", help="At the times of a cron text: 30 6 * * mon-fri.")
+@click.option("--at", metavar="TIME", help="Once, at a time: 2026-12-24T09:00.")
+@click.option("--timezone", metavar="ZONE", help="For --every, --cron, --at. Default: UTC.")
 @master_option
 @json_option
 def launch(
@@ -67,6 +71,10 @@ def launch(
     data: str | None,
     require_data: bool,
     on_lost: str | None,
+    every: str | None,
+    cron: str | None,
+    at: str | None,
+    timezone: str | None,
     master: str,
     as_json: bool,
 ) -> None:
@@ -86,6 +94,10 @@ def launch(
         "pulzar_on_lost": on_lost,
     }
     body |= {name: value for name, value in ours.items() if value is not None}
+    if scheduled := _scheduled(every, cron, at, timezone):
+        if wait:
+            raise UsageError("--wait is for a job, and this is a schedule")
+        body["scheduled"] = scheduled
     with Client(master) as client:
         job = client.ask("POST", f"/launch_job/{quote(script)}", body)
         if not wait:
@@ -109,7 +121,8 @@ def launch(
 @master_option
 @json_option
 def list_(status: str | None, name: str | None, limit: int, master: str, as_json: bool) -> None:
-    """List jobs, the newest first: those that wait or run, that are ready, that failed."""
+    """List jobs, the newest first: those that wait or run, that are ready, that failed; schedules,
+    with the time of their next run."""
     query = {"limit": limit, "status": status, "name": name}
     asked = urlencode({name: value for name, value in query.items() if value is not None})
     with Client(master) as client:
@@ -128,6 +141,17 @@ def list_(status: str | None, name: str | None, limit: int, master: str, as_json
         )
         for group in ("pendings", "ready", "failed")
         for job in found[group]
+    ]
+    rows += [
+        (
+            job["job_id"],
+            job["job_name"],
+            job["status"],
+            f"{job['interval']} {job['time_unit']}",
+            job["next_execution"],
+            job["parameters"],
+        )
+        for job in found["scheduled"]
     ]
     print_table(("job", "script", "status", "node", "launched", "arguments"), rows)
 
@@ -201,6 +225,23 @@ def new(script: str, app: str | None, config: str | None, as_json: bool) -> None
     except FileExistsError:
         raise Conflict(f"{path} is there already") from None
     print_json({"path": path}) if as_json else print_line(path)
+
+
+def _scheduled(
+    every: str | None, cron: str | None, at: str | None, timezone: str | None
+) -> dict[str, Any]:
+    """The key `scheduled` of a launch; empty where there is none."""
+    scheduled: dict[str, Any] = {}
+    if every is not None:
+        number, _, unit = every.strip().partition(" ")
+        scheduled |= {"interval": unit.strip(), "time_unit": number, "repeat": 1}
+    if cron is not None:
+        scheduled["cron"] = cron
+    if at is not None:
+        scheduled["at"] = at
+    if timezone is not None:
+        scheduled["timezone"] = timezone
+    return scheduled
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -56,7 +56,18 @@ ANSWER_S_MAX = 30.0
 PROBLEMS_SHOWN_MAX = 20
 
 KEYS = "torture/"
-SETTINGS = "[volume]\nsegment = 2MiB\nretired_grace = 10s\n\n[general]\nlog_level = warning\n"
+# No jobs: an agent that is killed is started again, and ends nobody.
+SETTINGS = """\
+[volume]
+segment = 2MiB
+retired_grace = 10s
+
+[jobs]
+slots = 0
+
+[general]
+log_level = warning
+"""
 
 # How large values are: the weight of each row, and the largest size of it.
 SIZES = ((5, 0), (60, KIB), (25, 64 * KIB), (9, 512 * KIB), (1, 3 * MIB))

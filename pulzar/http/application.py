@@ -146,7 +146,7 @@ def find_path(path: str, paths: Paths) -> str:
         if path.startswith(front) if parameter else path == known:
             return known
     words = path.split("/")
-    candidates = ["/".join(words[:2]), "/".join(words[:3])]
+    candidates = ["/".join(words[:3]), "/".join(words[:2])]
     hints = {known.partition("{")[0].rstrip("/"): known for known in paths}
     for candidate in candidates:
         near = get_close_matches(candidate, hints, n=1)

@@ -4,7 +4,9 @@
 """
 
 import re
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,6 +20,7 @@ from pulzar.http.patience import Patience
 from pulzar.http.query import parse_query
 from pulzar.jobs.launch import check_token
 from pulzar.jobs.record import Job
+from pulzar.jobs.schedule import Schedule
 from pulzar.jobs.states import AT_WORK, FINISHED, State
 from pulzar.jobs.system import JobSystem
 from pulzar.limits import JOB_BODY_BYTES_MAX, JOBS_LIST_DEFAULT, JOBS_LIST_MAX
@@ -33,6 +36,7 @@ PATHS: Paths = {
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _NUMBER = re.compile(r"[0-9]{1,15}")
+_SCHEDULED = "scheduled"  # beside the states of jobs
 _FOLLOW_S = 5.0  # an answer that is followed looks again after so long, also without news
 GROUPS: dict[str, tuple[State, ...]] = {
     "pendings": (State.PENDING, *sorted(AT_WORK)),
@@ -50,6 +54,21 @@ class Shown(msgspec.Struct, frozen=True):
     node: str
     creation_time: int
     status: str
+
+
+class Scheduled(msgspec.Struct, frozen=True):
+    """A schedule in /admin/jobs, as the specification has it. Times as text, in the schedule's time
+    zone."""
+
+    job_id: int
+    job_name: str
+    parameters: str
+    creation_time: str
+    interval: str
+    time_unit: str
+    repeat: int
+    next_execution: str
+    status: str = "scheduled"
 
 
 class Jobs:
@@ -80,17 +99,20 @@ class Jobs:
         )
         job = await self._system.launch(directory, script.removesuffix(".py"), body, token)
         location = (b"location", b"/admin/jobs/%d" % job.id)
-        await _send(scope, send, self._shown(job), status=201, headers=[location])
+        await _send(scope, send, _shown(job), status=201, headers=[location])
 
     async def _cancel(self, scope: Scope, _receive: Receive, send: Send) -> None:
         parse_query(scope["query_string"], ())
         job = await self._system.cancel(_number(_rest(scope, "/cancel_job/")))
-        await _send(scope, send, self._shown(job))
+        shown = _shown(job)
+        if isinstance(shown, Scheduled):
+            shown = msgspec.structs.replace(shown, status=str(State.CANCELLED))
+        await _send(scope, send, shown)
 
     async def _retry(self, scope: Scope, _receive: Receive, send: Send) -> None:
         parse_query(scope["query_string"], ())
         job = await self._system.retry(_number(_rest(scope, "/retry_job/")))
-        await _send(scope, send, self._shown(job))
+        await _send(scope, send, _shown(job))
 
     async def _list(self, scope: Scope, _receive: Receive, send: Send) -> None:
         asked = parse_query(scope["query_string"], ("limit", "after", "status", "name"))
@@ -99,15 +121,19 @@ class Jobs:
             raise InvalidParameter(f"limit is a number from 1 to {JOBS_LIST_MAX}")
         after = _asked_number(asked, "after", None)
         status = asked.get("status")
-        if status is not None and status not in list(State):
-            raise InvalidParameter(f"status is one of {', '.join(State)}")
+        if status is not None and status not in (*State, _SCHEDULED):
+            raise InvalidParameter(f"status is one of {', '.join((*State, _SCHEDULED))}")
         ledger = self._system.ledger
         answer: dict[str, list[Any]] = {}
         for group, states in GROUPS.items():
             wanted = [state for state in states if status in (None, state)]
             jobs = ledger.newest(wanted, limit=limit, after=after, name=asked.get("name"))
-            answer[group] = [self._shown(job) for job in jobs]
-        answer["scheduled"] = []
+            answer[group] = [_shown(job) for job in jobs]
+        wants_schedules = status in (None, _SCHEDULED)
+        schedules = self._system.timetable.newest(
+            limit=limit if wants_schedules else 0, after=after, name=asked.get("name")
+        )
+        answer["scheduled"] = [_shown(schedule) for schedule in schedules]
         await _send(scope, send, answer)
 
     async def _job(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,11 +144,15 @@ class Jobs:
         if below:
             raise JobNotFound(f"a job has a log, and no {below!r}")
         parse_query(scope["query_string"], ())
+        schedule = self._system.timetable.get(_number(number))
+        if schedule is not None:
+            await _send(scope, send, _whole(schedule))
+            return
         stored = await self._system.ledger.stored(_number(number))
         job, engine = stored.job, self._system.engine
         live = engine.live(job)
         answer: dict[str, Any] = {
-            **msgspec.structs.asdict(self._shown(job)),
+            **msgspec.structs.asdict(_shown(job)),
             "job_id": job.id,
             "directory": job.directory,
             "attempts": job.attempt,
@@ -169,7 +199,9 @@ class Jobs:
                 return
             await system.engine.until_news(number, _FOLLOW_S)
 
-    def _shown(self, job: Job) -> Shown:
+
+def _shown(job: Job | Schedule) -> Shown | Scheduled:
+    if isinstance(job, Job):
         return Shown(
             job.id,
             job.script,
@@ -178,6 +210,36 @@ class Jobs:
             job.created_ms // 1000,
             str(job.state),
         )
+    timing = job.timing
+    return Scheduled(
+        job.id,
+        job.script,
+        job.arguments,
+        _local(job.created_ms, timing.timezone),
+        timing.interval,
+        timing.text or str(timing.time_unit),
+        int(timing.repeat),
+        _local(job.next_ms, timing.timezone),
+    )
+
+
+def _whole(schedule: Schedule) -> dict[str, Any]:
+    """A schedule, with what /admin/jobs leaves out."""
+    return {
+        **msgspec.structs.asdict(_shown(schedule)),
+        "directory": schedule.directory,
+        "timezone": schedule.timing.timezone,
+        "grace": schedule.timing.grace_s,
+        "runs": schedule.runs,
+        "last_job": schedule.last or None,
+        "error": schedule.error or None,
+        "policy": schedule.policy,
+    }
+
+
+def _local(ms: int, timezone: str) -> str:
+    at = datetime.fromtimestamp(ms / 1000, ZoneInfo(timezone)).replace(tzinfo=None)
+    return at.isoformat(sep=" ", timespec="microseconds")
 
 
 def _rest(scope: Scope, front: str) -> str:

@@ -27,18 +27,19 @@ OURS = "pulzar_"
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A job that is asked for: the script's arguments, a JSON object as text, and how to run it."""
+    """A job that is asked for: the script's arguments, a JSON object as text, and how to run it;
+    `scheduled` is what was said of when, as it came (schedule.py)."""
 
     arguments: str
     policy: Policy
+    scheduled: object = None
 
 
 def parse_launch(body: bytes) -> Wanted:
     """What a body asks for; nothing at all is no arguments. Raises InvalidParameter."""
     members = _object(body)
+    scheduled = members.pop("scheduled", None)
     ours = {name: members.pop(name) for name in list(members) if name.startswith(OURS)}
-    if "scheduled" in members:
-        raise InvalidParameter("scheduled: this version launches jobs at once only")
     for name in ours:
         if name not in _READERS:
             near = get_close_matches(name, _READERS, n=1)
@@ -53,7 +54,7 @@ def parse_launch(body: bytes) -> Wanted:
             raise InvalidParameter(f"{name}: {error}") from None
     if fields.get("requires_data") is not None and not fields.get("data"):
         raise InvalidParameter("pulzar_data_policy says nothing without pulzar_data")
-    return Wanted(json.dumps(members), Policy(**fields))
+    return Wanted(json.dumps(members), Policy(**fields), scheduled)
 
 
 def check_token(text: str) -> str:

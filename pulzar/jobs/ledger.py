@@ -19,6 +19,7 @@ from pulzar.jobs.changes import Change
 from pulzar.jobs.launch import Wanted
 from pulzar.jobs.record import (
     JOBS_PREFIX,
+    LAST_ID_KEY,
     Job,
     Stored,
     decode_stored,
@@ -78,6 +79,7 @@ class Ledger:
             after = page.next
             if after is None:
                 break
+        self.use_id(int(await self._read(LAST_ID_KEY) or b"0"))
         _log.info("%d jobs are known", len(self._jobs))
 
     # Reading.
@@ -130,6 +132,22 @@ class Ledger:
         """The content of a directory of scripts. Raises Unavailable."""
         return await self._read(scripts_key(digest))
 
+    # Ids.
+
+    def new_id(self) -> int:
+        """A number that was never used, for a job or a schedule."""
+        self._last += 1
+        return self._last
+
+    def use_id(self, number: int) -> None:
+        """A number is in use."""
+        self._last = max(self._last, number)
+
+    async def keep_last_id(self) -> None:
+        """Remember the last number that was used: what has it is about to be forgotten. Raises
+        OutOfSpace, Unavailable."""
+        await self._write(LAST_ID_KEY, b"%d" % self._last)
+
     # Writing.
 
     async def add(
@@ -145,9 +163,8 @@ class Ledger:
             accepted = self._tokens[token] = asyncio.get_running_loop().create_future()
         try:
             await self.keep_scripts(archive)
-            self._last += 1
             job = Job(
-                id=self._last,
+                id=self.new_id(),
                 directory=directory,
                 script=script,
                 digest=archive.digest,
@@ -239,7 +256,7 @@ class Ledger:
             self._tokens[job.token] = future
         self._jobs[job.id] = job
         self._by_state[job.state][job.id] = None
-        self._last = max(self._last, job.id)
+        self.use_id(job.id)
 
     async def keep_scripts(self, archive: Archive) -> None:
         """Keep the content of a directory of scripts, durably. Raises OutOfSpace, Unavailable."""

@@ -4,6 +4,7 @@
     0x00 "output/" id                    an output over OUTPUT_INLINE_BYTES_MAX: JSON
     0x00 "log/" id                       what its last attempt wrote to stdout and stderr
     0x00 "scripts/" hash                 the script's directory as it was at the launch: a tar file
+    0x00 "last-id"                       the last id that was used, where nothing has it any more
 
 A field may be added, with a default; none may be moved to another meaning.
 """
@@ -14,6 +15,7 @@ from pulzar.errors import Damage
 from pulzar.jobs.states import State
 
 JOBS_PREFIX = b"\0jobs/"
+LAST_ID_KEY = b"\0last-id"
 
 
 def job_key(number: int) -> bytes:

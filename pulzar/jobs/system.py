@@ -9,14 +9,16 @@ import logging
 from collections.abc import Callable, Sequence
 
 from pulzar.clock import Clock
-from pulzar.errors import NotReady, PulzarError
+from pulzar.errors import InvalidParameter, NotReady, PulzarError
 from pulzar.jobs import changes
-from pulzar.jobs.launch import parse_launch
+from pulzar.jobs.launch import Wanted, parse_launch
 from pulzar.jobs.ledger import Ledger
 from pulzar.jobs.local import LocalEngine
 from pulzar.jobs.messages import Given, Heard, Turn, Word
 from pulzar.jobs.record import Job
+from pulzar.jobs.schedule import Schedule, parse_timing
 from pulzar.jobs.scripts import Scripts
+from pulzar.jobs.timetable import Timetable
 from pulzar.limits import AGENT_LOST_S, JOB_KILL_S, JOBS_TICK_S
 from pulzar.varidb.entry import Store
 
@@ -42,6 +44,8 @@ class JobSystem:
         self._is_loaded = False
         self._ledger = Ledger(store, clock=clock, changed=self._changed)
         self._engine = LocalEngine(self._ledger, clock=clock, holders=holders, draw=draw)
+        self._timetable = Timetable(store, self._ledger, clock=clock, launch=self._accept)
+        self._clock = clock
         self._working: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -65,6 +69,7 @@ class JobSystem:
             try:
                 if self._store.not_ready() is None:
                     await self._ledger.load()
+                    await self._timetable.load()
                     break
             except PulzarError as error:
                 _log.warning("the jobs could not be read, this is tried again: %s", error)
@@ -75,6 +80,7 @@ class JobSystem:
         while True:
             try:
                 await self._ledger.settle()
+                await self._timetable.look()
             except PulzarError as error:
                 _log.warning("jobs: %s", error)
             await asyncio.sleep(JOBS_TICK_S)
@@ -89,6 +95,12 @@ class JobSystem:
         return self._ledger
 
     @property
+    def timetable(self) -> Timetable:
+        """All schedules. Raises NotReady."""
+        self._require()
+        return self._timetable
+
+    @property
     def engine(self) -> LocalEngine:
         """What runs. Raises NotReady."""
         self._require()
@@ -98,16 +110,29 @@ class JobSystem:
         if not self._is_loaded:
             raise NotReady(f"the jobs are not known yet: {self._store.not_ready() or 'one moment'}")
 
-    async def launch(self, directory: str, script: str, body: bytes, token: str) -> Job:
-        """Accept a job: it is durable. Raises ScriptNotFound, InvalidParameter, OutOfSpace,
-        Unavailable, OutcomeUnknown."""
-        ledger = self.ledger
+    async def launch(self, directory: str, script: str, body: bytes, token: str) -> Job | Schedule:
+        """Accept a job, or a schedule that launches it again and again: it is durable. Raises
+        ScriptNotFound, InvalidParameter, OutOfSpace, Unavailable, OutcomeUnknown."""
+        self._require()
         wanted = parse_launch(body)
-        archive = self.scripts.find(directory, script)
-        return await ledger.add(directory, script, archive, wanted, token)
+        if wanted.scheduled is None:
+            return await self._accept(directory, script, wanted, token)
+        if token:
+            raise InvalidParameter("a schedule has no Idempotency-Key: look at /admin/jobs first")
+        timing = parse_timing(wanted.scheduled, now_ms=self._clock.now_ms())
+        self.scripts.find(directory, script)
+        return await self._timetable.add(directory, script, wanted, timing)
 
-    async def cancel(self, number: int) -> Job:
-        """End a job, and wait until that is sure. Raises JobNotFound, Conflict, Unavailable."""
+    async def _accept(self, directory: str, script: str, wanted: Wanted, token: str) -> Job:
+        archive = self.scripts.find(directory, script)
+        return await self._ledger.add(directory, script, archive, wanted, token)
+
+    async def cancel(self, number: int) -> Job | Schedule:
+        """End a job, and wait until that is sure; or a schedule. Raises JobNotFound, Conflict,
+        Unavailable."""
+        self._require()
+        if self._timetable.get(number) is not None:
+            return await self._timetable.cancel(number)
         return await self.engine.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
 
     async def retry(self, number: int) -> Job:

@@ -29,11 +29,11 @@ def settings() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def make_server(settings: Path) -> MakeServer:
-    """Makes servers that follow these settings and no others: make_server(data, segment="2MiB")
-    sets [volume] segment, or the setting of another section."""
+    """Makes servers that follow these settings and no others, and run no jobs:
+    make_server(data, segment="2MiB") sets [volume] segment, or the setting of another section."""
 
     def make(data: str, **wanted: str) -> Server:
-        sections: dict[str, str] = {}
+        sections = {"jobs": "slots = 0\n"}  # an agent that waits is an open request
         for name, text in wanted.items():
             section = "server" if name == "client_timeout" else "volume"
             sections[section] = sections.get(section, "") + f"{name} = {text}\n"

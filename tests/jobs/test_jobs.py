@@ -3,6 +3,7 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import psutil
@@ -75,6 +76,41 @@ def test_what_is_asked_wrongly_is_answered_with_what_to_do(site: Site, server: S
         found, answer = site.ask(method, path, body)
         assert (found, told in answer["detail"]) == (status, True), (path, answer)
     assert site.ask("GET", "/admin/jobs")[1]["pendings"] == []
+
+
+def test_schedules_are_listed_as_the_specification_says_run_and_are_cancelled(
+    site: Site, server: Server
+) -> None:
+    site.script("def execute(arguments):\n    return arguments\n")
+    scheduled = {"interval": "minutes", "time_unit": 5, "repeat": 1}
+    body = json.dumps({"arg1": 12, "arg2": 225798, "scheduled": scheduled}).encode()
+    status, answer = site.ask("POST", "/launch_job/d/s", body)
+    assert (status, answer["job_id"], answer["status"]) == (201, 1, "scheduled")
+    (shown,) = site.ask("GET", "/admin/jobs")[1]["scheduled"]
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}"
+    assert re.fullmatch(stamp, shown.pop("creation_time"))
+    assert re.fullmatch(stamp, shown.pop("next_execution"))
+    assert shown == {
+        "job_id": 1,
+        "job_name": "s",
+        "parameters": '{"arg1": 12, "arg2": 225798}',
+        "interval": "minutes",
+        "time_unit": "5",
+        "repeat": 1,
+        "status": "scheduled",
+    }
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    body = json.dumps({"x": 1, "scheduled": {"at": soon.isoformat()}}).encode()
+    assert site.ask("POST", "/launch_job/d/s", body)[1]["job_id"] == 2
+    assert site.ask("GET", "/admin/jobs/2")[1]["interval"] == "at"
+    site.until(lambda: site.ask("GET", "/admin/jobs/3")[0] == 200, "it is launched")
+    assert site.ended(3)["output"] == {"x": 1}
+    status, answer = site.ask("POST", "/cancel_job/1")
+    assert (status, answer["status"]) == (200, "cancelled")
+    assert site.ask("GET", "/admin/jobs")[1]["scheduled"] == []
+    bad = b'{"scheduled": {"interval": "seconds", "time_unit": 5}}'
+    status, answer = site.ask("POST", "/launch_job/d/s", bad)
+    assert (status, "minutes, hours" in answer["detail"]) == (400, True)
 
 
 def test_a_job_is_cancelled_followed_and_retried(site: Site, server: Server) -> None:

@@ -1,6 +1,7 @@
 """Jobs from their launch to their end, with agents that a test plays, over the reference store."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -69,6 +70,13 @@ class Site:
 
     async def launch(self, body: bytes = b"", token: str = "") -> int:
         return (await self.system.launch("d", "s", body, token)).id
+
+    async def schedule(self, **scheduled: object) -> int:
+        return await self.launch(json.dumps({"n": 1, "scheduled": scheduled}).encode())
+
+    def jobs(self) -> list[int]:
+        """The ids of all jobs."""
+        return sorted(job.id for job in self.system.ledger.in_states(State))
 
     def state(self, number: int) -> State:
         return self.system.ledger.get(number).state
@@ -230,13 +238,15 @@ def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_by_its_agent(
             player = Player(site)
             first, second = await site.launch(), await site.launch()
             order = await player.order()
-            assert (await site.system.cancel(second)).state == State.CANCELLED
+            await site.system.cancel(second)
+            assert site.state(second) == State.CANCELLED
             hearing = asyncio.ensure_future(player.speak(order, wait_s=DEADLINE_S))
             cancelling = asyncio.ensure_future(site.system.cancel(first))
             assert await hearing == [first]
             assert not cancelling.done()
             await player.ask(player.result(order, Event.CANCEL), wait_s=0.0)
-            assert (await cancelling).state == State.CANCELLED
+            await cancelling
+            assert site.state(first) == State.CANCELLED
             with pytest.raises(Conflict):
                 await site.system.cancel(first)
             with pytest.raises(JobNotFound):

@@ -89,7 +89,6 @@ def test_arguments_are_what_is_not_ours() -> None:
         (b'{"pulzar_on_lost": "wait"}', "retry or fail"),
         (b'{"pulzar_data": ""}', "a key"),
         (b'{"pulzar_data_policy": "require"}', "without pulzar_data"),
-        (b'{"scheduled": {}}', "scheduled"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(body: bytes, told: str) -> None:
