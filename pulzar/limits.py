@@ -128,6 +128,8 @@ AGENT_SPEAKS_S = 3.0  # between two words of an agent that has nothing to say
 AGENT_NEWS_S = 0.1  # between two words of an agent about what it runs
 AGENT_LOST_S = 10.0  # without a word for so long, what an agent ran is lost
 JOBS_TICK_S = 0.25  # between two looks at who is silent, and what is due
+JOBS_AWAY_S = 3.0  # between two such looks: it was the master that was silent
+JOB_ATTEMPTS_MAX = 1000  # of a job that is tried again whenever its node dies
 JOB_PLACES_TRIED_MAX = 100  # jobs that fit no free slot, before the others wait too
 SLOTS_MAX = 1024  # of one agent
 

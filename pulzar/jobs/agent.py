@@ -85,6 +85,7 @@ class Agent:
             for number in range(site.slots)
         ]
         self._clock = clock
+        self._at_work = asyncio.Event()  # some slot has, or had just now, something to run
         self._there: set[str] = set()  # the hashes of which the scripts are here
         self._fetching: dict[str, asyncio.Task[None]] = {}
 
@@ -117,6 +118,7 @@ class Agent:
 
     async def _run(self, slot: Slot, order: Order) -> Result:
         started_ms = self._clock.now_ms()
+        self._at_work.set()
         try:
             return await slot.run(order, await self._scripts_of(order.digest))
         except Exception as error:  # a bug, or a full disk: the slot goes on with the next job
@@ -145,6 +147,7 @@ class Agent:
         """Say what runs: often, where it has news; now and then, so that a new master knows."""
         said_s = self._clock.monotonic_s()
         while True:
+            await self._at_work.wait()
             await asyncio.sleep(AGENT_NEWS_S)
             running = [slot.running for slot in self._slots if slot.running is not None]
             is_time = self._clock.monotonic_s() - said_s >= AGENT_SPEAKS_S
@@ -152,6 +155,8 @@ class Agent:
             if telling:
                 await self._speak([one.news() for one in telling], wait_s=0.0)
                 said_s = self._clock.monotonic_s()
+            if not running:
+                self._at_work.clear()
 
     async def _speak(self, running: list[News], *, wait_s: float) -> Heard:
         word = Word(

@@ -13,7 +13,7 @@ from pulzar.errors import Conflict
 from pulzar.jobs.messages import Result
 from pulzar.jobs.record import Job, Place, Stored
 from pulzar.jobs.states import AT_WORK, FINISHED, Event, State, after
-from pulzar.limits import JOB_RETRY_S, JOB_RETRY_S_MAX
+from pulzar.limits import JOB_ATTEMPTS_MAX, JOB_RETRY_S, JOB_RETRY_S_MAX
 
 Change: TypeAlias = Callable[[Job], Stored | None]
 
@@ -73,7 +73,7 @@ def lose(job: Job, *, agent: str, attempt: int, now_ms: int) -> Stored | None:
     if job.state not in AT_WORK or not is_present:
         return None
     error = f"{job.place.node} has gone while it ran"
-    if job.policy.on_lost == "retry":
+    if job.policy.on_lost == "retry" and job.attempt < JOB_ATTEMPTS_MAX:
         state = after(job.state, Event.RETRY)
         return Stored(replace(job, state=state, place=Place(), error=error))
     state = after(job.state, Event.LOSE)

@@ -24,7 +24,13 @@ from pulzar.jobs.ledger import Ledger
 from pulzar.jobs.messages import Given, Heard, News, Order, Result, Turn, Word
 from pulzar.jobs.record import Job, Place
 from pulzar.jobs.states import AT_WORK, FINISHED, State
-from pulzar.limits import AGENT_LOST_S, JOB_LOG_BYTES_MAX, JOB_PLACES_TRIED_MAX, JOBS_TICK_S
+from pulzar.limits import (
+    AGENT_LOST_S,
+    JOB_LOG_BYTES_MAX,
+    JOB_PLACES_TRIED_MAX,
+    JOBS_AWAY_S,
+    JOBS_TICK_S,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -84,11 +90,12 @@ class LocalEngine:
         self._live: dict[int, Live] = {}
         self._waiters: dict[int, list[asyncio.Future[None]]] = {}
         self._ticking: asyncio.Task[None] | None = None
+        self._looked_s = 0.0  # monotonic; when it was last looked around
         self.is_open = True  # until it is to end
 
     def start(self) -> None:
         """Begin, when the ledger has been loaded."""
-        now_s = self._clock.monotonic_s()
+        now_s = self._looked_s = self._clock.monotonic_s()
         for job in self._ledger.in_states(AT_WORK):
             agent = job.place.agent
             self._agents.setdefault(agent, Agent(agent, job.place.node, now_s))
@@ -394,6 +401,10 @@ class LocalEngine:
 
     async def _look_around(self) -> None:
         now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
+        if (away_s := now_s - self._looked_s) > JOBS_AWAY_S:  # this process was stopped: who had
+            for agent in self._agents.values():  # something to say could not be heard
+                agent.heard_s += away_s
+        self._looked_s = now_s
         while self._later and self._later[0][0] <= now_ms:
             self._requeue(heapq.heappop(self._later)[1])
         for agent in list(self._agents.values()):

@@ -71,6 +71,13 @@ class Site:
     async def launch(self, body: bytes = b"", token: str = "") -> int:
         return (await self.system.launch("d", "s", body, token)).id
 
+    async def silence(self) -> None:
+        """Let AGENT_LOST_S pass without a word from anybody, while the master looks around."""
+        looked = self.system.engine._look_around
+        for _ in range(round(AGENT_LOST_S)):
+            self.clock.advance(1)
+            await looked()
+
     async def schedule(self, **scheduled: object) -> int:
         return await self.launch(json.dumps({"n": 1, "scheduled": scheduled}).encode())
 
@@ -280,7 +287,7 @@ def test_what_an_agent_ran_that_has_gone_is_lost(
             player = Player(site)
             number = await site.launch(b'{"pulzar_on_lost": "%b"}' % on_lost.encode())
             order = await player.order()
-            site.clock.advance(AGENT_LOST_S)
+            await site.silence()
             await site.until(lambda: site.state(number) == state)
             if state == State.PENDING:
                 again = await Player(site, "other", "other").order()
@@ -288,6 +295,23 @@ def test_what_an_agent_ran_that_has_gone_is_lost(
             await player.ask(player.result(order), wait_s=0.0)  # too late
             assert site.state(number) in (State.LOST, State.DISPATCHED)
             assert await player.speak(order) == [number]  # and it is to end
+
+    asyncio.run(life())
+
+
+def test_a_master_that_was_stopped_itself_loses_nothing(scripts: Scripts) -> None:
+    async def life() -> None:
+        async with opened(scripts) as site:
+            player = Player(site)
+            number = await site.launch()
+            order = await player.order()
+            engine = site.system.engine
+            engine._ticking.cancel()  # type: ignore[union-attr]
+            site.clock.advance(3 * AGENT_LOST_S)  # SIGSTOP, SIGCONT
+            await engine._look_around()
+            assert site.state(number) == State.DISPATCHED
+            await player.ask(player.result(order), wait_s=0.0)
+            assert site.state(number) == State.READY
 
     asyncio.run(life())
 
