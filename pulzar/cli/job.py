@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -11,7 +12,14 @@ import click
 
 from pulzar.cli.exit import NO, Answer
 from pulzar.cli.options import app_option, config_option, json_option, master_option
-from pulzar.cli.output import note, print_json, print_line, print_table, time_text
+from pulzar.cli.output import (
+    note,
+    print_json,
+    print_line,
+    print_table,
+    stderr_is_terminal,
+    time_text,
+)
 from pulzar.client.sync import Client
 from pulzar.config import load
 from pulzar.disk import SystemDisk
@@ -19,6 +27,9 @@ from pulzar.errors import Conflict, UsageError
 from pulzar.jobs.scripts import NAME
 
 id_argument = click.argument("job_id", metavar="ID", type=click.IntRange(min=1))
+
+WAITING = ("pending", "running")
+WAIT_S = 0.5
 
 EXAMPLE = '''\
 """What this job does. Launch it with: pulzar job launch {name} word=hello"""
@@ -55,6 +66,7 @@ def command() -> None:
 @click.option("--data", metavar="KEY", help="Run it on a node that has this key.")
 @click.option("--require-data", is_flag=True, help="And nowhere else.")
 @click.option("--on-lost", type=click.Choice(["fail", "retry"]), help="What if its node dies.")
+@click.option("--map", "prefix", metavar="PREFIX", help="A job for each key under a prefix.")
 @click.option("--every", metavar="N UNIT", help="Again and again: 5 minutes, 12 hours, 1 days.")
 @click.option("--cron", metavar="TEXT", help="At the times of a cron text: 30 6 * * mon-fri.")
 @click.option("--at", metavar="TIME", help="Once, at a time: 2026-12-24T09:00.")
@@ -71,6 +83,7 @@ def launch(
     data: str | None,
     require_data: bool,
     on_lost: str | None,
+    prefix: str | None,
     every: str | None,
     cron: str | None,
     at: str | None,
@@ -82,7 +95,9 @@ def launch(
 
     A VALUE is JSON where it can be read as that, and text elsewhere: n=3 is a number, word=hello a
     text. Prints the job's id. With --wait its log goes to stderr while it runs and its output, as
-    JSON, to stdout; the exit code is 1 where it did not end well.
+    JSON, to stdout; the exit code is 1 where it did not end well. With --map there is a job for
+    each key under a prefix, which has it as argument "key" and runs where it is; --wait shows the
+    output of each.
     """
     body = dict(_argument(text) for text in arguments)
     ours = {
@@ -92,26 +107,52 @@ def launch(
         "pulzar_data": data,
         "pulzar_data_policy": "require" if require_data else None,
         "pulzar_on_lost": on_lost,
+        "pulzar_keys": prefix,
+        "scheduled": _scheduled(every, cron, at, timezone) or None,
     }
     body |= {name: value for name, value in ours.items() if value is not None}
-    if scheduled := _scheduled(every, cron, at, timezone):
-        if wait:
-            raise UsageError("--wait is for a job, and this is a schedule")
-        body["scheduled"] = scheduled
+    if wait and "scheduled" in body:
+        raise UsageError("--wait is for a job, and this is a schedule")
+    verb = "launch_job" if prefix is None else "launch_jobs"
     with Client(master) as client:
-        job = client.ask("POST", f"/launch_job/{quote(script)}", body)
+        job = client.ask("POST", f"/{verb}/{quote(script)}", body)
         if not wait:
             print_json(job) if as_json else print_line(str(job["job_id"]))
-            return
-        _follow(client, job["job_id"], sys.stderr.buffer)
-        ended = client.admin("GET", f"jobs/{job['job_id']}")
+        elif prefix is None:
+            _wait(client, job["job_id"], as_json)
+        else:
+            _wait_for_all(client, job["job_id"], as_json)
+
+
+def _wait(client: Client, number: int, as_json: bool) -> None:
+    """Show what a job writes, and then its output."""
+    _follow(client, number, sys.stderr.buffer)
+    ended = client.admin("GET", f"jobs/{number}")
     if as_json:
         print_json(ended)
     elif ended["status"] == "ready":
         print_line(json.dumps(ended["output"], ensure_ascii=False))
     if ended["status"] != "ready":
-        note(f"job {job['job_id']} is {ended['status']}: {ended['error']}")
+        note(f"job {number} is {ended['status']}: {ended['error']}")
         raise Answer(NO)
+
+
+def _wait_for_all(client: Client, number: int, as_json: bool) -> None:
+    """Show how far the jobs of a map are, and then what each of them gave."""
+    pause = threading.Event()
+    while (shown := client.admin("GET", f"jobs/{number}"))["status"] in WAITING:
+        note(f"{shown['count']} jobs: {_counts(shown)}") if stderr_is_terminal() else None
+        pause.wait(WAIT_S)
+    for line in b"".join(client.text(f"/admin/jobs/{number}/results")).splitlines():
+        result = json.loads(line)
+        print_json(result) if as_json else print_line(json.dumps(result["output"]))
+    if shown["status"] != "ready":
+        note(f"job {number} is {shown['status']}: {_counts(shown)}")
+        raise Answer(NO)
+
+
+def _counts(shown: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in shown["states"].items())
 
 
 @command.command("list")

@@ -19,14 +19,16 @@ from pulzar.http.key_codec import decode_key
 from pulzar.http.patience import Patience
 from pulzar.http.query import parse_query
 from pulzar.jobs.launch import check_token
+from pulzar.jobs.maps import Map, state_of
 from pulzar.jobs.record import Job
 from pulzar.jobs.schedule import Schedule
 from pulzar.jobs.states import AT_WORK, FINISHED, State
 from pulzar.jobs.system import JobSystem
-from pulzar.limits import JOB_BODY_BYTES_MAX, JOBS_LIST_DEFAULT, JOBS_LIST_MAX
+from pulzar.limits import JOB_BODY_BYTES_MAX, JOBS_LIST_DEFAULT, JOBS_LIST_MAX, MAP_BODY_BYTES_MAX
 
 PATHS: Paths = {
     "/launch_job/{directory}/{script}": (("POST",), "job"),
+    "/launch_jobs/{directory}/{script}": (("POST",), "job"),
     "/cancel_job/{job_id}": (("POST",), "job"),
     "/retry_job/{job_id}": (("POST",), "job"),
     "/admin/jobs": (("GET", "HEAD"), "admin"),
@@ -34,6 +36,7 @@ PATHS: Paths = {
 }
 
 _JSON = (b"content-type", b"application/json")
+_LINES = (b"content-type", b"application/x-ndjson")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _SCHEDULED = "scheduled"  # beside the states of jobs
@@ -54,6 +57,13 @@ class Shown(msgspec.Struct, frozen=True):
     node: str
     creation_time: int
     status: str
+
+
+class ShownMap(Shown, frozen=True):
+    """A map among the jobs: how many it has, and how many of them in each state."""
+
+    count: int
+    states: dict[str, int]
 
 
 class Scheduled(msgspec.Struct, frozen=True):
@@ -79,6 +89,7 @@ class Jobs:
         self._patience = patience
         self.endpoints: dict[str, ASGIApp] = {
             "/launch_job/{directory}/{script}": self._launch,
+            "/launch_jobs/{directory}/{script}": self._launch_many,
             "/cancel_job/{job_id}": self._cancel,
             "/retry_job/{job_id}": self._retry,
             "/admin/jobs": self._list,
@@ -101,10 +112,24 @@ class Jobs:
         location = (b"location", b"/admin/jobs/%d" % job.id)
         await _send(scope, send, _shown(job), status=201, headers=[location])
 
+    async def _launch_many(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parse_query(scope["query_string"], ())
+        directory, _, script = _rest(scope, "/launch_jobs/").partition("/")
+        body = await read_all(
+            scope,
+            receive,
+            body_length(dict(scope["headers"])),
+            bytes_max=MAP_BODY_BYTES_MAX,
+            patience=self._patience,
+        )
+        one = await self._system.launch_many(directory, script.removesuffix(".py"), body)
+        location = (b"location", b"/admin/jobs/%d" % one.id)
+        await _send(scope, send, self._shown_map(one), status=201, headers=[location])
+
     async def _cancel(self, scope: Scope, _receive: Receive, send: Send) -> None:
         parse_query(scope["query_string"], ())
         job = await self._system.cancel(_number(_rest(scope, "/cancel_job/")))
-        shown = _shown(job)
+        shown = self._any(job)
         if isinstance(shown, Scheduled):
             shown = msgspec.structs.replace(shown, status=str(State.CANCELLED))
         await _send(scope, send, shown)
@@ -112,7 +137,7 @@ class Jobs:
     async def _retry(self, scope: Scope, _receive: Receive, send: Send) -> None:
         parse_query(scope["query_string"], ())
         job = await self._system.retry(_number(_rest(scope, "/retry_job/")))
-        await _send(scope, send, _shown(job))
+        await _send(scope, send, self._any(job))
 
     async def _list(self, scope: Scope, _receive: Receive, send: Send) -> None:
         asked = parse_query(scope["query_string"], ("limit", "after", "status", "name"))
@@ -123,21 +148,31 @@ class Jobs:
         status = asked.get("status")
         if status is not None and status not in (*State, _SCHEDULED):
             raise InvalidParameter(f"status is one of {', '.join((*State, _SCHEDULED))}")
-        ledger = self._system.ledger
+        ledger, name = self._system.ledger, asked.get("name")
         answer: dict[str, list[Any]] = {}
         for group, states in GROUPS.items():
             wanted = [state for state in states if status in (None, state)]
-            jobs = ledger.newest(wanted, limit=limit, after=after, name=asked.get("name"))
-            answer[group] = [_shown(job) for job in jobs]
+            jobs = ledger.newest(wanted, limit=limit, after=after, name=name)
+            maps = [
+                shown
+                for shown in map(self._shown_map, self._system.maps.newest(after=after, name=name))
+                if shown.status in wanted
+            ]
+            shown = sorted([*map(_shown, jobs), *maps], key=lambda one: -one.job_id)
+            answer[group] = shown[:limit]
         wants_schedules = status in (None, _SCHEDULED)
         schedules = self._system.timetable.newest(
-            limit=limit if wants_schedules else 0, after=after, name=asked.get("name")
+            limit=limit if wants_schedules else 0, after=after, name=name
         )
         answer["scheduled"] = [_shown(schedule) for schedule in schedules]
         await _send(scope, send, answer)
 
     async def _job(self, scope: Scope, receive: Receive, send: Send) -> None:
         number, _, below = _rest(scope, "/admin/jobs/").partition("/")
+        one = self._system.maps.get(_number(number))
+        if one is not None:
+            await self._map(scope, send, one, below)
+            return
         if below == "log":
             await self._log(scope, receive, send, _number(number))
             return
@@ -168,6 +203,46 @@ class Jobs:
             "policy": job.policy,
         }
         await _send(scope, send, answer)
+
+    async def _map(self, scope: Scope, send: Send, one: Map, below: str) -> None:
+        """A map; or, below it, what its jobs gave: a line of JSON for each, in their order."""
+        parse_query(scope["query_string"], ())
+        maps, ledger = self._system.maps, self._system.ledger
+        if not below:
+            shown = msgspec.structs.asdict(self._shown_map(one))
+            whole = {"directory": one.directory, "created": _time(one.created_ms)}
+            await _send(scope, send, {**shown, **whole, "first_job": one.first})
+            return
+        if below != "results":
+            raise JobNotFound(f"a map of jobs has results, and no {below!r}")
+        await send({"type": "http.response.start", "status": 200, "headers": [_LINES]})
+        for job in maps.jobs(one) if scope["method"] != "HEAD" else ():
+            stored = await ledger.stored(job.id)
+            line = {
+                "job_id": job.id,
+                "status": str(stored.job.state),
+                "output": msgspec.Raw(stored.output.encode()) if stored.output else None,
+                "error": stored.job.error or None,
+            }
+            content = msgspec.json.encode(line) + b"\n"
+            await send({"type": "http.response.body", "body": content, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _shown_map(self, one: Map) -> ShownMap:
+        counts = self._system.maps.counts(one.id)
+        return ShownMap(
+            one.id,
+            one.script,
+            one.parameters,
+            "",
+            one.created_ms // 1000,
+            str(state_of(counts)),
+            one.count,
+            {str(state): count for state, count in counts.items()},
+        )
+
+    def _any(self, job: Job | Schedule | Map) -> Shown | Scheduled | ShownMap:
+        return self._shown_map(job) if isinstance(job, Map) else _shown(job)
 
     async def _log(self, scope: Scope, receive: Receive, send: Send, number: int) -> None:
         """GET /admin/jobs/{job_id}/log[?follow=1]: what it wrote; to its end, if that is wanted."""

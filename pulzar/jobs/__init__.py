@@ -6,6 +6,7 @@ record.py    a job, as VariDB keeps it
 states.py    what can become of it
 ledger.py    all jobs of a site: nothing is true before it is durable
 schedule.py  when a schedule launches its job
+maps.py      many jobs in one call
 timetable.py the schedules of a site
 local.py     the engine: which job goes to which free slot
 messages.py  what an agent and the master say to each other

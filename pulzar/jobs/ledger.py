@@ -11,10 +11,10 @@ whether it happened is written again until it is.
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from pulzar.clock import Clock
-from pulzar.errors import JobNotFound, OutcomeUnknown
+from pulzar.errors import JobNotFound, KeyNotFound, OutcomeUnknown
 from pulzar.jobs.changes import Change
 from pulzar.jobs.launch import Wanted
 from pulzar.jobs.record import (
@@ -35,6 +35,7 @@ from pulzar.limits import (
     JOB_OUTPUT_INLINE_BYTES_MAX,
     JOBS_FINISHED_MAX,
     JOBS_FORGOTTEN_AT_ONCE,
+    JOBS_WRITTEN_AT_ONCE,
     LIST_LIMIT_MAX,
     SEGMENT_VALUE_BYTES_MAX,
 )
@@ -62,24 +63,31 @@ class Ledger:
         self._by_state: dict[State, dict[int, None]] = {state: {} for state in State}
         self._scripts: set[str] = set()  # of which the content is known to be durable
         self._unsettled: dict[int, Stored] = {}
+        self._unaccepted: list[bytes] = []  # jobs whose map was never written
         self._last = 0
         self.accepted_total = 0
 
-    async def load(self) -> None:
-        """Read all jobs. Raises PulzarError."""
+    async def load(self, maps: Collection[int]) -> None:
+        """Read all jobs; those of other maps than these were never accepted. Raises PulzarError."""
         after: bytes | None = None
         while True:
             page = self._store.list_keys(
                 JOBS_PREFIX, after=after, limit=LIST_LIMIT_MAX, delimiter=None
             )
             for key, _ in page.entries:
-                content = await self._read(key)
-                if content is not None:
-                    self._keep(decode_stored(content).job)
+                content = await self.read(key)
+                if content is None:
+                    continue
+                job = decode_stored(content).job
+                self.use_id(job.id)
+                if not job.parent or job.parent in maps:
+                    self._keep(job)
+                else:
+                    self._unaccepted.append(key)
             after = page.next
             if after is None:
                 break
-        self.use_id(int(await self._read(LAST_ID_KEY) or b"0"))
+        self.use_id(int(await self.read(LAST_ID_KEY) or b"0"))
         _log.info("%d jobs are known", len(self._jobs))
 
     # Reading.
@@ -98,12 +106,14 @@ class Ledger:
     def newest(
         self, states: Iterable[State], *, limit: int, after: int | None, name: str | None
     ) -> list[Job]:
-        """Jobs in some states, the newest first, those behind `after`; only those of a script."""
+        """Jobs in some states that belong to no map, the newest first, those behind `after`; only
+        those of a script."""
         numbers = (
             number
             for state in states
             for number in self._by_state[state]
             if (after is None or number < after)
+            and not self._jobs[number].parent
             and (name is None or self._jobs[number].script == name)
         )
         return [self._jobs[number] for number in heapq.nlargest(limit, numbers)]
@@ -115,22 +125,22 @@ class Ledger:
     async def stored(self, number: int) -> Stored:
         """All that is kept of a job, its output too. Raises JobNotFound, Unavailable."""
         job = self.get(number)
-        content = await self._read(job_key(number))
+        content = await self.read(job_key(number))
         if content is None:
             return Stored(job)
         stored = decode_stored(content)
         if stored.job.state == State.READY and not stored.output:
-            output = await self._read(output_key(number))
+            output = await self.read(output_key(number))
             return Stored(stored.job, (output or b"").decode(), stored.traceback)
         return stored
 
     async def log(self, number: int) -> bytes:
         """What the last attempt that has ended wrote. Raises Unavailable."""
-        return await self._read(log_key(number)) or b""
+        return await self.read(log_key(number)) or b""
 
     async def scripts(self, digest: str) -> bytes | None:
         """The content of a directory of scripts. Raises Unavailable."""
-        return await self._read(scripts_key(digest))
+        return await self.read(scripts_key(digest))
 
     # Ids.
 
@@ -191,6 +201,19 @@ class Ledger:
         self._changed(job, None)
         return job
 
+    async def write_many(self, jobs: Sequence[Job]) -> None:
+        """Make new jobs durable; they are not known yet. Raises OutOfSpace, Unavailable,
+        OutcomeUnknown."""
+        puts = [Put(job_key(job.id), encode_stored(Stored(job)), _JSON) for job in jobs]
+        await self._batch(puts)
+
+    def accept(self, jobs: Sequence[Job]) -> None:
+        """Jobs that were written are accepted now."""
+        for job in jobs:
+            self._keep(job)
+            self._changed(job, None)
+        self.accepted_total += len(jobs)
+
     async def change(self, number: int, change: Change, *, log: bytes | None = None) -> Job | None:
         """Let something happen to a job; the job when that changed it. `log` is kept with it, in
         place of the one before.
@@ -223,10 +246,19 @@ class Ledger:
             del self._unsettled[number]
             self._keep(stored.job)
             self._changed(stored.job, None)
-        surplus = sum(len(self._by_state[state]) for state in FINISHED) - JOBS_FINISHED_MAX
+        if self._unaccepted:
+            await self._batch([Delete(key) for key in self._unaccepted])
+            self._unaccepted.clear()
+        numbers = [job.id for job in self.in_states(FINISHED) if not job.parent]
+        surplus = len(numbers) - JOBS_FINISHED_MAX
         if surplus > 0:
-            numbers = (job.id for job in self.in_states(FINISHED) if job.id != self._last)
-            await self._forget(heapq.nsmallest(min(surplus, JOBS_FORGOTTEN_AT_ONCE), numbers))
+            oldest = heapq.nsmallest(min(surplus, JOBS_FORGOTTEN_AT_ONCE), numbers)
+            await self._forget([number for number in oldest if number != self._last])
+
+    async def forget_map(self, key: bytes, numbers: Sequence[int]) -> None:
+        """Forget a map, and its jobs, which have ended. Raises Unavailable."""
+        await self._batch([Delete(key)])
+        await self._forget(numbers)
 
     async def _forget(self, numbers: Sequence[int]) -> None:
         taken = [number for number in numbers if self._turns.try_take(job_key(number))]
@@ -234,9 +266,7 @@ class Ledger:
             gone = [number for number in taken if self._jobs[number].state in FINISHED]
             keys = [one(number) for number in gone for one in (log_key, output_key, job_key)]
             there = [key for key in keys if self._store.lookup(key) is not None]
-            for result in await self._store.batch([Delete(key) for key in there]):
-                if isinstance(result, Exception):
-                    raise result
+            await self._batch([Delete(key) for key in there])
             for number in gone:
                 job = self._jobs.pop(number)
                 self._by_state[job.state].pop(number)
@@ -245,6 +275,14 @@ class Ledger:
         finally:
             for number in taken:
                 self._turns.give(job_key(number))
+
+    async def _batch(self, operations: Sequence[Put | Delete]) -> None:
+        """Do all of them, or raise what the first one met that failed; others may have happened."""
+        for begin in range(0, len(operations), JOBS_WRITTEN_AT_ONCE):
+            some = operations[begin : begin + JOBS_WRITTEN_AT_ONCE]
+            for result in await self._store.batch(some):
+                if isinstance(result, Exception) and not isinstance(result, KeyNotFound):
+                    raise result
 
     def _keep(self, job: Job) -> None:
         known = self._jobs.get(job.id)
@@ -280,7 +318,8 @@ class Ledger:
             raise
         await self._store.put_upload(Put(key, b"", _JSON), upload)
 
-    async def _read(self, key: bytes) -> bytes | None:
+    async def read(self, key: bytes) -> bytes | None:
+        """The value of a key of Pulzar's own. Raises Unavailable, Damage."""
         entry = self._store.lookup(key)
         if entry is None:
             return None

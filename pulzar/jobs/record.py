@@ -64,7 +64,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One job. Times in milliseconds since 1970, 0 for not yet. `arguments` is a JSON object.
 
     `attempt` counts from 1; `failures` are those that count against `retries`. `reason` says why a
-    job waits, `error` in a line why it failed. `token` is the client's Idempotency-Key.
+    job waits, `error` in a line why it failed. `token` is the client's Idempotency-Key, `parent`
+    the map (maps.py) that the job belongs to.
     """
 
     id: int
@@ -75,6 +76,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_ms: int
     policy: Policy = Policy()
     token: str = ""
+    parent: int = 0
     state: State = State.PENDING
     attempt: int = 0
     failures: int = 0

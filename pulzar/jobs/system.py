@@ -5,19 +5,22 @@ then every question is answered that it is not ready.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
 from pulzar.clock import Clock
-from pulzar.errors import InvalidParameter, NotReady, PulzarError
+from pulzar.errors import Conflict, InvalidParameter, NotReady, PulzarError
 from pulzar.jobs import changes
 from pulzar.jobs.launch import Wanted, parse_launch
 from pulzar.jobs.ledger import Ledger
 from pulzar.jobs.local import LocalEngine
+from pulzar.jobs.maps import Map, Maps
 from pulzar.jobs.messages import Given, Heard, Turn, Word
 from pulzar.jobs.record import Job
 from pulzar.jobs.schedule import Schedule, parse_timing
 from pulzar.jobs.scripts import Scripts
+from pulzar.jobs.states import AT_WORK, FINISHED, State
 from pulzar.jobs.timetable import Timetable
 from pulzar.limits import AGENT_LOST_S, JOB_KILL_S, JOBS_TICK_S
 from pulzar.varidb.entry import Store
@@ -45,6 +48,7 @@ class JobSystem:
         self._ledger = Ledger(store, clock=clock, changed=self._changed)
         self._engine = LocalEngine(self._ledger, clock=clock, holders=holders, draw=draw)
         self._timetable = Timetable(store, self._ledger, clock=clock, launch=self._accept)
+        self._maps = Maps(store, self._ledger, clock=clock)
         self._clock = clock
         self._working: asyncio.Task[None] | None = None
 
@@ -68,12 +72,16 @@ class JobSystem:
         while True:
             try:
                 if self._store.not_ready() is None:
-                    await self._ledger.load()
+                    await self._maps.load()
+                    await self._ledger.load(self._maps.numbers)
                     await self._timetable.load()
                     break
             except PulzarError as error:
                 _log.warning("the jobs could not be read, this is tried again: %s", error)
             await asyncio.sleep(_LOAD_AGAIN_S)
+        for job in self._ledger.in_states(State):
+            if job.parent:
+                self._maps.changed(job, None)
         self._engine.start()
         self._is_loaded = True
 
@@ -81,11 +89,14 @@ class JobSystem:
             try:
                 await self._ledger.settle()
                 await self._timetable.look()
+                await self._maps.settle()
             except PulzarError as error:
                 _log.warning("jobs: %s", error)
             await asyncio.sleep(JOBS_TICK_S)
 
     def _changed(self, job: Job, before: Job | None) -> None:
+        if job.parent:
+            self._maps.changed(job, before)
         self._engine.changed(job, before)
 
     @property
@@ -99,6 +110,12 @@ class JobSystem:
         """All schedules. Raises NotReady."""
         self._require()
         return self._timetable
+
+    @property
+    def maps(self) -> Maps:
+        """All maps. Raises NotReady."""
+        self._require()
+        return self._maps
 
     @property
     def engine(self) -> LocalEngine:
@@ -127,18 +144,39 @@ class JobSystem:
         archive = self.scripts.find(directory, script)
         return await self._ledger.add(directory, script, archive, wanted, token)
 
-    async def cancel(self, number: int) -> Job | Schedule:
-        """End a job, and wait until that is sure; or a schedule. Raises JobNotFound, Conflict,
-        Unavailable."""
+    async def launch_many(self, directory: str, script: str, body: bytes) -> Map:
+        """Accept many jobs, for each of some arguments or keys: they are durable. Raises as
+        `launch`."""
+        maps = self.maps
+        archive = self.scripts.find(directory, script)
+        return await maps.add(directory, script, archive, body)
+
+    async def cancel(self, number: int) -> Job | Schedule | Map:
+        """End a job, or all jobs of a map, and wait until that is sure; or a schedule. Raises
+        JobNotFound, Conflict, Unavailable."""
         self._require()
+        one = self._maps.get(number)
+        if one is not None:
+            # First those that wait: else they begin where others end.
+            await self._maps.each(one, self._cancel_one, [State.PENDING])
+            await self._maps.each(one, self._cancel_one, sorted(AT_WORK))
+            return one
         if self._timetable.get(number) is not None:
             return await self._timetable.cancel(number)
         return await self.engine.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
 
-    async def retry(self, number: int) -> Job:
-        """Run a job that has ended once more, with the script as it is now. Raises JobNotFound,
-        Conflict, ScriptNotFound, Unavailable."""
+    async def _cancel_one(self, number: int) -> None:
+        with contextlib.suppress(Conflict):  # it has ended by itself
+            await self.engine.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
+
+    async def retry(self, number: int) -> Job | Map:
+        """Run a job that has ended once more, or all jobs of a map that are not ready, with the
+        script as it is now. Raises JobNotFound, Conflict, ScriptNotFound, Unavailable."""
         ledger = self.ledger
+        one = self._maps.get(number)
+        if one is not None:
+            await self._maps.each(one, self.retry, sorted(FINISHED - {State.READY}))
+            return one
         job = ledger.get(number)
         archive = self.scripts.find(job.directory, job.script)
         await ledger.keep_scripts(archive)

@@ -113,6 +113,29 @@ def test_schedules_are_listed_as_the_specification_says_run_and_are_cancelled(
     assert (status, "minutes, hours" in answer["detail"]) == (400, True)
 
 
+def test_a_map_runs_a_script_for_every_key_under_a_prefix(site: Site, server: Server) -> None:
+    site.script(
+        "from pulzar import job\n"
+        "def execute(arguments):\n"
+        "    with open(job.open(arguments['key'])) as file:\n"
+        "        return len(file.read().split())\n",
+        "count",
+    )
+    for number in range(20):
+        body = b"word " * number
+        site.http.request("PUT", f"{server.url}/add_key/texts/{number:02}", body=body)
+    status, answer = site.ask("POST", "/launch_jobs/d/count", b'{"pulzar_keys": "texts/"}')
+    assert (status, answer["count"], answer["job_id"]) == (201, 20, 1)
+    whole = site.ended(1)
+    assert (whole["status"], whole["states"]) == ("ready", {"ready": 20})
+    lines = site.http.request("GET", f"{server.url}/admin/jobs/1/results").data.splitlines()
+    assert [json.loads(line)["output"] for line in lines] == list(range(20))
+    assert [one["job_id"] for one in site.ask("GET", "/admin/jobs")[1]["ready"]] == [1]
+    assert site.ask("POST", "/launch_jobs/d/count", b"{}")[0] == 400
+    assert site.ask("POST", "/launch_jobs/d/coun", b"[{}]")[0] == 404
+    assert site.ask("GET", "/admin/jobs/1/log")[0] == 404
+
+
 def test_a_job_is_cancelled_followed_and_retried(site: Site, server: Server) -> None:
     site.script(
         "import time\n"
