@@ -44,7 +44,7 @@ def open(key: str) -> str:  # noqa: A001 - job.open is what a script's author wo
     """The path of a file with a key's value; it is there until the job ends. Raises PulzarError."""
     attempt = _attempt()
     handle, path = tempfile.mkstemp(dir=attempt.work)
-    with os.fdopen(handle, "wb") as file, _client(attempt) as client, client.open(key) as value:
+    with os.fdopen(handle, "wb") as file, client() as store, store.open(key) as value:
         for chunk in value:
             file.write(chunk)
     return path
@@ -52,13 +52,13 @@ def open(key: str) -> str:  # noqa: A001 - job.open is what a script's author wo
 
 def put(key: str, value: bytes | str) -> None:
     """Give a key a value. It is durable when this returns. Raises PulzarError."""
-    attempt = _attempt()
-    with _client(attempt) as client:
-        client.put(key, value.encode() if isinstance(value, str) else value)
+    with client() as store:
+        store.put(key, value.encode() if isinstance(value, str) else value)
 
 
-def _client(attempt: child.Attempt) -> Client:
-    return Client(attempt.master)
+def client() -> Client:
+    """A client of the store, for everything else: listing, deleting, conditions. Use `with`."""
+    return Client(_attempt().master)
 
 
 def _attempt() -> child.Attempt:

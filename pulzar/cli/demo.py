@@ -4,6 +4,7 @@ Each step says what it does, and the `curl` line that would do the same. Whateve
 was promised ends the demo with a sentence and exit code 5.
 """
 
+import json
 import os
 import sys
 import tempfile
@@ -12,14 +13,17 @@ from pathlib import Path
 
 import click
 
+from pulzar.cli.init import make_site
 from pulzar.client.process import Server
 from pulzar.client.sync import Client
 from pulzar.clock import SystemClock
+from pulzar.disk import SystemDisk
 from pulzar.errors import ConditionFailed, Damage, KeyNotFound
 
 FILES_MAX = 300
 LARGE_BYTES = 5 << 20
 EXPIRY_S_MAX = 20.0
+JOBS_S_MAX = 60.0
 _PAUSE_S = 0.2
 
 
@@ -30,7 +34,8 @@ def command() -> None:
     Everything happens in a temporary directory and on a free port, and is removed at the end.
     """
     with tempfile.TemporaryDirectory(prefix="pulzar-demo-") as directory:
-        server = Server(f"{directory}/data")
+        make_site(SystemDisk(), f"{directory}/app")
+        server = Server(f"{directory}/data", options=["--app", f"{directory}/app"])
         try:
             _show(server)
         finally:
@@ -56,6 +61,7 @@ def _show(server: Server) -> None:
     server.start()
     with Client(server.url) as client:
         _compare(client, files)
+        _show_jobs(client, server.url)
     _say("Stopping it in order.")
     server.terminate()
 
@@ -102,6 +108,25 @@ def _show_expiry(client: Client, url: str) -> None:
             return
         pause.wait(_PAUSE_S)
     raise Damage("the value did not expire")
+
+
+def _show_jobs(client: Client, url: str) -> None:
+    _say("Counting the words of every file, each in a job of its own.")
+    path, body = "launch_jobs/examples/word_count", {"pulzar_keys": "demo/email/"}
+    _curl(f"-X POST -d '{json.dumps(body)}' {url}/{path}")
+    launched = client.ask("POST", f"/{path}", body)
+    number, clock, pause = launched["job_id"], SystemClock(), threading.Event()
+    deadline = clock.monotonic_s() + JOBS_S_MAX
+    while (shown := client.admin("GET", f"jobs/{number}"))["status"] in ("pending", "running"):
+        if clock.monotonic_s() >= deadline:
+            break
+        pause.wait(_PAUSE_S)
+    if shown["status"] != "ready":
+        raise Damage(f"the jobs are {shown['status']}: {shown['states']}")
+    lines = b"".join(client.text(f"/admin/jobs/{number}/results")).splitlines()
+    words = sum(json.loads(line)["output"]["words"] for line in lines)
+    _curl(f"{url}/admin/jobs/{number}/results")
+    _say(f"  {len(lines)} jobs: {words:,} words.")
 
 
 def _say(text: str) -> None:

@@ -13,17 +13,22 @@ from pulzar.errors import InvalidParameter
 from pulzar.settings import server_conf
 
 MANAGE = "manage.py"
+EXAMPLES = ("example_01.py", "word_count.py", "clean_up.py")
 
 
 def site_files() -> dict[str, str]:
     """What a new site folder holds: path in it -> content."""
     return {
         SETTINGS_FILE: server_conf(),
-        MANAGE: files("pulzar.cli").joinpath(MANAGE).read_text(encoding="utf-8"),
+        MANAGE: _text(MANAGE),
         ".gitignore": "/storage/\n",
-        "jobs/.gitkeep": "",
+        **{f"jobs/examples/{name}": _text("examples", name) for name in EXAMPLES},
         "third_party/.gitkeep": "",
     }
+
+
+def _text(*names: str) -> str:
+    return files("pulzar.cli").joinpath(*names).read_text(encoding="utf-8")
 
 
 def make_site(disk: Disk, directory: str) -> list[str]:
@@ -50,8 +55,8 @@ def command(directory: str, as_json: bool) -> None:
     """Make a site folder: settings, jobs, extensions.
 
     Writes config/server.conf with every setting explained, manage.py, which needs nothing but
-    Python, and the folders for job scripts and extensions. Files that are there already stay as
-    they are. Start it with `pulzar up --app DIR`.
+    Python, and the folders for job scripts, with examples, and extensions. Files that are there
+    already stay as they are. Start it with `pulzar up --app DIR`.
     """
     if not directory:
         raise InvalidParameter("DIR is empty: name a folder, . for this one")

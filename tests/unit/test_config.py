@@ -63,7 +63,8 @@ def test_shipped_server_conf_is_the_table() -> None:
 
 
 def test_shipped_manage_py_is_what_a_new_site_gets() -> None:
-    assert Path(SHIPPED.parents[1], MANAGE).read_text() == site_files()[MANAGE]
+    for name in (MANAGE, *(name for name in site_files() if name.startswith("jobs/"))):
+        assert Path(SHIPPED.parents[1], name).read_text() == site_files()[name]
 
 
 def test_shipped_server_conf_holds_every_default(tmp_path: Path) -> None:
