@@ -31,6 +31,9 @@ class Scale:
     large_bytes: int
     half_dead_keys: int
     serial_requests: int
+    jobs: int  # launched in one round
+    job_rounds: int
+    pending_jobs: int
 
 
 FULL = Scale(
@@ -45,6 +48,9 @@ FULL = Scale(
     large_bytes=1 << 30,
     half_dead_keys=MILLION,
     serial_requests=10_000,
+    jobs=5000,
+    job_rounds=3,
+    pending_jobs=100_000,
 )
 QUICK = Scale(
     rounds=2,
@@ -58,6 +64,9 @@ QUICK = Scale(
     large_bytes=1 << 27,
     half_dead_keys=300_000,
     serial_requests=500,
+    jobs=400,
+    job_rounds=1,
+    pending_jobs=2000,
 )
 
 
@@ -74,16 +83,16 @@ class Context:
 
     def pulzar(self, name: str = "pulzar") -> Pulzar:
         """A Pulzar with an empty data directory; not started."""
-        return Pulzar(self._empty(name), self.pulzar_program)
+        return Pulzar(self.empty(name), self.pulzar_program)
 
     def cluster(self, *, volumes: int, replicas: int) -> PulzarCluster:
         """A master and volumes with empty directories; not started."""
-        directory = self._empty(f"cluster-{volumes}-{replicas}")
+        directory = self.empty(f"cluster-{volumes}-{replicas}")
         return PulzarCluster(directory, self.pulzar_program, volumes=volumes, replicas=replicas)
 
     def peers(self, *kinds: type[Server]) -> list[Server]:
         """Those of `kinds` that are installed here, with empty directories; not started."""
-        return [kind(self._empty(kind.name)) for kind in kinds if installed(kind.name)]
+        return [kind(self.empty(kind.name)) for kind in kinds if installed(kind.name)]
 
     def nginx(self) -> list[Server]:
         return self.peers(Nginx)
@@ -110,7 +119,8 @@ class Context:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
 
-    def _empty(self, name: str) -> Path:
+    def empty(self, name: str) -> Path:
+        """A directory with nothing in it."""
         path = self.directory / name
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)

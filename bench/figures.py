@@ -19,6 +19,7 @@ class Unit(Enum):
     KEYS_PER_S = " keys/s"
     SECONDS = " s"
     MIB = " MiB"
+    PERCENT = " %"
 
 
 class Verdict(Enum):

@@ -58,6 +58,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     retired_grace_s: int
     jobs_dir: str
     job_slots: int
+    job_memory_bytes: int
     log_level: str
     backup_chunk_records: int
     app_dir: str

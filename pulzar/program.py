@@ -344,6 +344,7 @@ def _agent(config: Config, key: str, node: str, directory: str) -> AgentProcess:
         node=node,
         slots=(os.cpu_count() or 1) if config.job_slots < 0 else config.job_slots,
         directory=os.path.join(directory, AGENT_NAME),
+        memory_bytes=config.job_memory_bytes,
         log_level=config.log_level,
     )
 

@@ -25,7 +25,8 @@ ROOT = Path(__file__).parent.parent
 # each other, except inside the packages of the last lines, where only cycles are forbidden.
 LAYERS = """
     errors limits
-    clock disk parent settings
+    clock disk parent setting_kinds
+    settings
     config
     varidb.crash_point varidb.record varidb.condition varidb.turns varidb.view_trust
     varidb.disk_room varidb.read_me varidb.standalone_reader

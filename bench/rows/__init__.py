@@ -1,7 +1,16 @@
 """The rows of the benchmark, in the order in which they run."""
 
 from bench.context import Row
-from bench.rows import batch, cluster, compaction, large_value, many_keys, serial, small_values
+from bench.rows import (
+    batch,
+    cluster,
+    compaction,
+    jobs,
+    large_value,
+    many_keys,
+    serial,
+    small_values,
+)
 
 ROWS: tuple[Row, ...] = (
     *small_values.ROWS,
@@ -11,4 +20,5 @@ ROWS: tuple[Row, ...] = (
     *compaction.ROWS,
     *many_keys.ROWS,
     *cluster.ROWS,
+    *jobs.ROWS,
 )

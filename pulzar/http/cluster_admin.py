@@ -18,7 +18,7 @@ from pulzar.http.key_codec import decode_key
 from pulzar.http.patience import Patience
 from pulzar.http.query import parse_query
 from pulzar.limits import RESTORE_BODY_BYTES_MAX
-from pulzar.settings import parse_url
+from pulzar.setting_kinds import parse_url
 
 PATHS: Paths = {
     "/admin/network": (("GET", "HEAD"), "admin"),

@@ -50,15 +50,16 @@ main()
 """
 
 
-class Site(msgspec.Struct, frozen=True):
+class Site(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is told: the master's URL, the cluster's key (hex), the name of its node, how
-    many slots it has, and a directory of its own."""
+    many slots it has, a directory of its own, and how much memory a job may have; 0: any."""
 
     master: str
     key: str
     node: str
     slots: int
     directory: str
+    memory_bytes: int
     log_level: str
 
 
@@ -80,6 +81,7 @@ class Agent:
                 directory=work,
                 master=site.master,
                 mark=f"{agent_id}-{number}",
+                memory_bytes=site.memory_bytes,
                 clock=clock,
             )
             for number in range(site.slots)

@@ -19,19 +19,37 @@ _FIRST_S = 0.5  # so long everything else has the processors, when a server star
 class AgentProcess:
     """One agent. One event loop."""
 
-    def __init__(self, *, key: str, node: str, slots: int, directory: str, log_level: str) -> None:
+    def __init__(
+        self,
+        *,
+        key: str,
+        node: str,
+        slots: int,
+        directory: str,
+        memory_bytes: int,
+        log_level: str,
+    ) -> None:
         """See `Site`. Without slots there is no process."""
         self._key = key
         self._node = node
         self._slots = slots
         self._directory = directory
+        self._memory_bytes = memory_bytes
         self._log_level = log_level
         self._process: asyncio.subprocess.Process | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     def start(self, master: str) -> None:
         """Begin to ask the master at a URL."""
-        site = Site(master, self._key, self._node, self._slots, self._directory, self._log_level)
+        site = Site(
+            master=master,
+            key=self._key,
+            node=self._node,
+            slots=self._slots,
+            directory=self._directory,
+            memory_bytes=self._memory_bytes,
+            log_level=self._log_level,
+        )
         if self._slots:
             self._keeping = asyncio.create_task(self._keep(site))
 

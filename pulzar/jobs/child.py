@@ -19,6 +19,7 @@ import importlib.util
 import inspect
 import json
 import os
+import resource
 import runpy
 import signal
 import struct
@@ -84,7 +85,9 @@ current: Attempt | None = None
 def main() -> None:
     """Run jobs until the agent closes its pipe."""
     die_with_parent()
-    source, target = (int(number) for number in os.environ.pop(PIPES).split(","))
+    source, target, memory = (int(number) for number in os.environ.pop(PIPES).split(","))
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     for number in (source, target):
         os.set_inheritable(number, False)
     pipes = Pipes(os.fdopen(source, "rb"), os.fdopen(target, "wb"))

@@ -386,7 +386,10 @@ class LocalEngine:
         """The nodes that a job may go to."""
         if not job.policy.data:
             return nodes
-        near = nodes & set(self._holders(job.policy.data))
+        try:
+            near = nodes & set(self._holders(job.policy.data))
+        except PulzarError:  # it is not known now
+            near = set()
         return near if near or job.policy.requires_data else nodes
 
     # Now and then.

@@ -72,7 +72,8 @@ class Running:
 class _Child:
     """One child process, its pipes, and who reads its log."""
 
-    def __init__(self, mark: str, digest: str) -> None:
+    def __init__(self, mark: str, digest: str, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
         self.mark = mark
         self.digest = digest
         self.jobs = 0
@@ -100,7 +101,11 @@ class _Child:
                 stderr=log_write,
                 pass_fds=passed,
                 start_new_session=True,
-                env={**os.environ, PIPES: f"{request_read},{answer_write}", _MARK: self.mark},
+                env={
+                    **os.environ,
+                    PIPES: f"{request_read},{answer_write},{self._memory_bytes}",
+                    _MARK: self.mark,
+                },
             )
         finally:
             for number in (*passed, log_write):
@@ -210,8 +215,17 @@ class Slot:
     """One slot. `directory` is where attempts have their working directories."""
 
     def __init__(
-        self, number: int, *, directory: str, master: str, mark: str, clock: Clock
+        self,
+        number: int,
+        *,
+        directory: str,
+        master: str,
+        mark: str,
+        clock: Clock,
+        memory_bytes: int = 0,
     ) -> None:
+        """`memory_bytes` is how much a job may have; 0: any."""
+        self._memory_bytes = memory_bytes
         self.number = number
         self.running: Running | None = None
         self._directory = directory
@@ -284,7 +298,7 @@ class Slot:
         if child is not None and (child.digest != digest or child.jobs >= JOBS_PER_CHILD):
             await self.close()
         if self._child is None:
-            self._child = _Child(self._mark, digest)
+            self._child = _Child(self._mark, digest, self._memory_bytes)
             await self._child.start()
         self._child.jobs += 1
         return self._child

@@ -55,15 +55,16 @@ async def until(holds: Callable[[], object]) -> None:
 class Bench:
     """A slot, and the scripts that a test gives it."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, *, memory_bytes: int = 0) -> None:
         self.path = tmp_path / "d"
-        self.path.mkdir()
+        self.path.mkdir(parents=True)
         self.slot = Slot(
             0,
             directory=str(tmp_path / "work"),
             master="http://127.0.0.1:1",
             mark=MARK,
             clock=SystemClock(),
+            memory_bytes=memory_bytes,
         )
 
     def script(self, text: str, name: str = "s") -> None:
@@ -212,6 +213,15 @@ def test_a_log_has_its_limit_and_does_not_stop_the_script(bench: Bench) -> None:
     assert result.event == "succeed"
     assert len(result.log) == JOB_LOG_BYTES_MAX
     assert len(result.log) + result.log_dropped == 30_000_000
+
+
+def test_more_memory_than_is_allowed_is_an_error_of_the_script(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, memory_bytes=200 << 20)
+    text = "def execute(a):\n    return len(bytearray(a['size']))\n"
+    result = one(bench, text, size=400 << 20)
+    assert (result.event, result.error) == ("fail", "MemoryError")
+    other = Bench(tmp_path / "other", memory_bytes=200 << 20)
+    assert one(other, text, size=50 << 20).output == str(50 << 20)
 
 
 def test_a_busy_loop_is_ended_when_its_time_is_over(bench: Bench) -> None:
