@@ -401,6 +401,8 @@ class LocalEngine:
                 await self._look_around()
             except PulzarError as error:
                 _log.warning("jobs: %s", error)
+            except Exception:  # a bug: what is lost must still be noticed
+                _log.exception("a bug met the jobs")
 
     async def _look_around(self) -> None:
         now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()

@@ -92,6 +92,8 @@ class JobSystem:
                 await self._maps.settle()
             except PulzarError as error:
                 _log.warning("jobs: %s", error)
+            except Exception:  # a bug: schedules must go on
+                _log.exception("a bug met the jobs")
             await asyncio.sleep(JOBS_TICK_S)
 
     def _changed(self, job: Job, before: Job | None) -> None:

@@ -32,6 +32,8 @@ def execute(arguments):
 class Site:
     """What a client sees of the jobs at a URL."""
 
+    WAITING = ("pending", "dispatched", "running")
+
     def __init__(self, jobs: Path, journal: Path) -> None:
         self.jobs = jobs
         self.journal = journal
@@ -59,6 +61,15 @@ class Site:
         number: int = answer["job_id"]
         return number
 
+    def shown(self, number: int) -> dict[str, Any] | None:
+        """All that is shown of a job; None where the master cannot say, as after a restart."""
+        status, answer = self.ask("GET", f"/admin/jobs/{number}")
+        if status == 503:
+            return None
+        assert status == 200, answer
+        shown: dict[str, Any] = answer
+        return shown
+
     def job(self, number: int) -> dict[str, Any]:
         """All that is shown of a job."""
         status, answer = self.ask("GET", f"/admin/jobs/{number}")
@@ -77,11 +88,8 @@ class Site:
         """A job, when it has ended."""
 
         def has_ended() -> bool:
-            status, answer = self.ask("GET", f"/admin/jobs/{number}")
-            if status == 503:  # a master that was restarted just now
-                return False
-            assert status == 200, answer
-            return answer["status"] not in ("pending", "dispatched", "running")
+            job = self.shown(number)
+            return job is not None and job["status"] not in self.WAITING
 
         self.until(has_ended, f"job {number} ends")
         return self.job(number)
