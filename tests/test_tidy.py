@@ -107,6 +107,7 @@ FILE_OPENERS = (
     "pulzar.jobs.scripts",  # the user's scripts
     "pulzar.jobs.agent",  # and their copies on a node
     "pulzar.jobs.slot",  # where they run
+    "pulzar.jobs.begun",  # which of them did
     "pulzar.jobs.child",
     "pulzar.job",
     "pulzar.cli",

@@ -16,7 +16,7 @@ from pulzar.http.sending import until_gone
 from pulzar.jobs.messages import Result, Turn, Word
 from pulzar.jobs.states import Event
 from pulzar.jobs.system import JobSystem
-from pulzar.limits import JOB_LOG_BYTES_MAX, SLOTS_MAX, WAIT_S_MAX
+from pulzar.limits import AGENTS_BEFORE_MAX, JOB_LOG_BYTES_MAX, SLOTS_MAX, WAIT_S_MAX
 
 PATHS: Paths = {
     "/skynet/turn": (("POST",), "internal"),
@@ -25,7 +25,8 @@ PATHS: Paths = {
 }
 
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
-_ENDS = frozenset(str(event) for event in (Event.SUCCEED, Event.FAIL, Event.TIME_OUT, Event.CANCEL))
+_ENDING_EVENTS = (Event.SUCCEED, Event.FAIL, Event.TIME_OUT, Event.CANCEL, Event.RETURN)
+_ENDS = frozenset(str(event) for event in _ENDING_EVENTS)
 
 
 class Agents:
@@ -80,7 +81,7 @@ class Agents:
 def check_turn(turn: Turn) -> None:
     """Raise InvalidParameter where an agent could not have said this."""
     _check_agent(turn.agent, turn.node, turn.wait_s)
-    if not 0 <= turn.slot < SLOTS_MAX or turn.turn < 1:
+    if not 0 <= turn.slot < 2 * SLOTS_MAX or turn.turn < 1:
         raise InvalidParameter("a slot has a number, and so has its turn")
     if turn.result is not None:
         _check_result(turn.result)
@@ -91,6 +92,10 @@ def check_word(word: Word) -> None:
     _check_agent(word.agent, word.node, word.wait_s)
     if not 0 <= word.slots <= SLOTS_MAX or len(word.running) > word.slots:
         raise InvalidParameter("an agent runs no more than it has slots")
+    if len(word.before) > AGENTS_BEFORE_MAX:
+        raise InvalidParameter("an agent is in the place of a few others")
+    for before in word.before:
+        check_text("an agent's id", before.agent)
     for news in word.running:
         if news.job < 1 or news.attempt < 1 or not 0 <= news.offset <= JOB_LOG_BYTES_MAX:
             raise InvalidParameter("this is no news of an attempt")

@@ -10,5 +10,6 @@ maps.py      many jobs in one call
 timetable.py the schedules of a site
 local.py     the engine: which job goes to which free slot
 messages.py  what an agent and the master say to each other
+begun.py     what an agent has begun, for the next one
 agent.py     runs jobs on a node, in the warm child processes of slot.py and child.py
 """

@@ -1,8 +1,10 @@
 """An agent: runs jobs on a node, in its slots, for the master that it asks.
 
-Each slot asks for a job, runs it, and asks again, with the result. Beside them one question is
-always open, by which the master says what is to be ended; and as long as something runs, the agent
-says what was written, some times a second.
+Each slot asks for a job, runs it, and asks again, with the result; where jobs are short, it asks
+for the next one while one runs (messages.py). What is begun is noted in a file first (begun.py), so
+that the agent after this one can say what had not been begun. Beside them one question is always
+open, by which the master says what is to be ended; and as long as something runs, the agent says
+what was written, some times a second.
 
 The master may restart: every question is asked again until it is answered, and what runs goes on.
 What an agent needs to know comes as one line of JSON on stdin; it ends when stdin closes.
@@ -19,6 +21,7 @@ import shutil
 import signal
 import sys
 import tarfile
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -28,10 +31,18 @@ from pulzar.clock import Clock, SystemClock
 from pulzar.cluster.messages import Message, decode, encode
 from pulzar.cluster.remote import Network
 from pulzar.errors import InvalidParameter, PulzarError
-from pulzar.jobs.messages import Given, Heard, News, Order, Result, Turn, Word
+from pulzar.jobs.begun import Begun
+from pulzar.jobs.messages import Before, Given, Heard, News, Order, Result, Turn, Word
 from pulzar.jobs.slot import Slot
 from pulzar.jobs.states import Event
-from pulzar.limits import AGENT_NEWS_S, AGENT_SPEAKS_S, AGENT_WAIT_S, LINK_ANSWER_S
+from pulzar.limits import (
+    AGENT_NEWS_S,
+    AGENT_SPEAKS_S,
+    AGENT_WAIT_S,
+    HELD_S_MAX,
+    LINK_ANSWER_S,
+    SHORT_JOB_S,
+)
 from pulzar.parent import die_with_parent
 
 _log = logging.getLogger(__name__)
@@ -87,59 +98,107 @@ class Agent:
             for number in range(site.slots)
         ]
         self._clock = clock
+        self._begun = Begun(site.directory, agent_id)
+        self._held: set[tuple[int, int]] = set()  # ordered, and not begun
+        self._unwanted: set[tuple[int, int]] = set()  # of these, what is to be ended
         self._at_work = asyncio.Event()  # some slot has, or had just now, something to run
         self._there: set[str] = set()  # the hashes of which the scripts are here
         self._fetching: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Ask for jobs and run them, for ever."""
+        before = self._begun.before()
+        await self._speak([], wait_s=0.0, before=before)
+        self._begun.forget(before)
         try:
             async with asyncio.TaskGroup() as group:
                 for slot in self._slots:
-                    group.create_task(self._serve(slot))
+                    for lane in (0, 1):
+                        group.create_task(self._serve(slot, lane))
                 group.create_task(self._listen())
                 group.create_task(self._report())
         finally:
             await asyncio.gather(*(slot.close() for slot in self._slots))
 
-    async def _serve(self, slot: Slot) -> None:
+    async def _serve(self, slot: Slot, lane: int) -> None:
+        """One of the two lanes of a slot: while one has a job, the other one asks for the next, as
+        long as jobs are short."""
         result: Result | None = None
         turn = 0
         while True:
+            if lane and result is None:
+                await slot.is_quick.wait()
+            wait_s = AGENT_WAIT_S if not lane or slot.is_quick.is_set() else 0.0
             turn += 1
             question = Turn(
                 agent=self._id,
                 node=self._site.node,
-                slot=slot.number,
+                slot=2 * slot.number + lane,
                 turn=turn,
-                wait_s=AGENT_WAIT_S,
+                wait_s=wait_s,
                 result=result,
             )
-            given = await self._ask(Given, "turn", question, wait_s=AGENT_WAIT_S)
-            result = None if given.order is None else await self._run(slot, given.order)
+            given = await self._ask(Given, "turn", question, wait_s=wait_s)
+            result = None if given.order is None else await self._take(slot, given.order)
+
+    async def _take(self, slot: Slot, order: Order) -> Result:
+        """Run a job when it is its turn; give it back where that takes long."""
+        attempt = order.job, order.attempt
+        self._held.add(attempt)
+        has_turn = True
+        try:
+            async with asyncio.timeout(HELD_S_MAX):
+                await slot.turn.acquire()
+        except TimeoutError:
+            has_turn = False
+            slot.is_quick.clear()
+        self._held.discard(attempt)
+        try:
+            if attempt in self._unwanted:
+                self._unwanted.discard(attempt)
+                return self._unrun(order, Event.CANCEL, "cancelled")
+            return await self._run(slot, order) if has_turn else self._unrun(order, Event.RETURN)
+        finally:
+            if has_turn:
+                slot.turn.release()
 
     async def _run(self, slot: Slot, order: Order) -> Result:
-        started_ms = self._clock.now_ms()
-        self._at_work.set()
+        began_s = self._clock.monotonic_s()
         try:
-            return await slot.run(order, await self._scripts_of(order.digest))
+            path = await self._scripts_of(order.digest)
+            self._begun.note(order.job, order.attempt, [one.running for one in self._slots])
+            self._at_work.set()
+            return await slot.run(order, path)
         except Exception as error:  # a bug, or a full disk: the slot goes on with the next job
             _log.exception("job %d could not be run", order.job)
             await slot.close()
-            return Result(
-                job=order.job,
-                attempt=order.attempt,
-                event=str(Event.FAIL),
-                started_ms=started_ms,
-                finished_ms=self._clock.now_ms(),
-                error=f"node {self._site.node} could not run it: {error}",
-            )
+            reason = f"node {self._site.node} could not run it: {error}"
+            return self._unrun(order, Event.FAIL, reason)
+        finally:
+            if self._clock.monotonic_s() - began_s < SHORT_JOB_S:
+                slot.is_quick.set()
+            else:
+                slot.is_quick.clear()
+
+    def _unrun(self, order: Order, event: Event, error: str = "") -> Result:
+        """The end of an attempt that was not run."""
+        now_ms = self._clock.now_ms()
+        return Result(
+            job=order.job,
+            attempt=order.attempt,
+            event=str(event),
+            started_ms=now_ms,
+            finished_ms=now_ms,
+            error=error,
+        )
 
     async def _listen(self) -> None:
         """Hear what is to be ended."""
         while True:
             heard = await self._speak([], wait_s=AGENT_SPEAKS_S)
             for job, attempt in heard.cancel:
+                if (job, attempt) in self._held:
+                    self._unwanted.add((job, attempt))
                 for slot in self._slots:
                     running = slot.running
                     if running and (running.order.job, running.order.attempt) == (job, attempt):
@@ -160,13 +219,16 @@ class Agent:
             if not running:
                 self._at_work.clear()
 
-    async def _speak(self, running: list[News], *, wait_s: float) -> Heard:
+    async def _speak(
+        self, running: list[News], *, wait_s: float, before: Sequence[Before] = ()
+    ) -> Heard:
         word = Word(
             agent=self._id,
             node=self._site.node,
             slots=len(self._slots),
             wait_s=wait_s,
             running=running,
+            before=list(before),
         )
         return await self._ask(Heard, "word", word, wait_s=wait_s)
 
@@ -227,7 +289,7 @@ def unpack(content: bytes, target: str) -> None:
 
 
 async def _run_until_closed(site: Site) -> None:
-    network = Network(site.key, connections=site.slots + 4)
+    network = Network(site.key, connections=2 * site.slots + 4)
     agent = Agent(site, network, clock=SystemClock(), agent_id=secrets.token_hex(8))
     running = asyncio.create_task(agent.run())
     closed = asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)

@@ -43,6 +43,8 @@ def finish(job: Job, result: Result, *, agent: str, draw: Callable[[], float]) -
     if job.state not in AT_WORK or not is_present:
         return None
     event = Event(result.event)
+    if event == Event.RETURN:
+        return give_back(job, agent=agent, attempt=result.attempt)
     failures = job.failures + (event in _COUNTED)
     retries = failures <= job.policy.retries
     if event in _COUNTED and retries:
@@ -65,6 +67,14 @@ def finish(job: Job, result: Result, *, agent: str, draw: Callable[[], float]) -
         error=result.error,
     )
     return Stored(ended, output=result.output, traceback=result.traceback)
+
+
+def give_back(job: Job, *, agent: str, attempt: int) -> Stored | None:
+    """Its agent has it and has not begun it."""
+    is_present = job.attempt == attempt and job.place.agent == agent
+    if job.state != State.DISPATCHED or not is_present:
+        return None
+    return Stored(replace(job, state=after(job.state, Event.RETURN), place=Place()))
 
 
 def lose(job: Job, *, agent: str, attempt: int, now_ms: int) -> Stored | None:

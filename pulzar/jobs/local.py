@@ -21,7 +21,7 @@ from pulzar.clock import Clock
 from pulzar.errors import Conflict, JobNotFound, PulzarError, Unavailable
 from pulzar.jobs import changes
 from pulzar.jobs.ledger import Ledger
-from pulzar.jobs.messages import Given, Heard, News, Order, Result, Turn, Word
+from pulzar.jobs.messages import Before, Given, Heard, News, Order, Result, Turn, Word
 from pulzar.jobs.record import Job, Place
 from pulzar.jobs.states import AT_WORK, FINISHED, State
 from pulzar.limits import (
@@ -191,7 +191,7 @@ class LocalEngine:
         if again is not None:
             return Given(again)
         end_s = self._clock.monotonic_s() + turn.wait_s
-        while self.is_open and (left_s := end_s - self._clock.monotonic_s()) >= 0:
+        while self.is_open and (left_s := end_s - self._clock.monotonic_s()) > 0:
             number = await self._wait_for_job(turn, left_s)
             if number is None:
                 break
@@ -249,6 +249,8 @@ class LocalEngine:
 
     async def word(self, word: Word) -> Heard:
         """An agent says what it runs, and waits until something is to be ended."""
+        for before in word.before:
+            await self._take_over(before)
         agent = self._hear(word.agent, word.node)
         agent.slots = word.slots
         for news in word.running:
@@ -415,6 +417,15 @@ class LocalEngine:
         for agent in list(self._agents.values()):
             if now_s - agent.heard_s >= AGENT_LOST_S:
                 await self._lose(agent)
+
+    async def _take_over(self, before: Before) -> None:
+        """An agent has gone, and it is known what it had begun: the rest is given to others."""
+        begun = set(before.begun)
+        for place, number in list(self._placed.items()):
+            attempt = self._ledger.get(number).attempt
+            if place.agent == before.agent and (number, attempt) not in begun:
+                give_back = partial(changes.give_back, agent=before.agent, attempt=attempt)
+                await self._ledger.change(number, give_back)
 
     async def _lose(self, agent: Agent) -> None:
         now_ms = self._clock.now_ms()

@@ -4,10 +4,15 @@
                       POST /skynet/word      Word -> Heard      what runs, and what was written
                       GET  /skynet/scripts/{hash}               a tar file
 
+Two turns of one slot may be on their way: a slot with short jobs asks for the next one while it
+has one, and gives it back where that takes long. Turns of slot n have the numbers 2n and 2n + 1.
+
 A slot asks with a turn number until it has an answer; the number goes up with each answer. So the
 master gives the same order again to the same turn, and an order starts once. As in
 cluster/messages.py: one msgpack array per message; fields are only added, at the end.
 """
+
+import msgspec
 
 from pulzar.cluster.messages import Message
 
@@ -69,14 +74,23 @@ class News(Message, frozen=True, kw_only=True):
     note: str = ""
 
 
+class Before(Message, frozen=True):
+    """What an agent that was on this node before had begun: jobs and attempts."""
+
+    agent: str
+    begun: list[tuple[int, int]]
+
+
 class Word(Message, frozen=True, kw_only=True):
-    """An agent is there, with so many slots; what it runs. It waits up to `wait_s` for `Heard`."""
+    """An agent is there, with so many slots; what it runs. It waits up to `wait_s` for `Heard`.
+    `before` are agents in whose place it is."""
 
     agent: str
     node: str
     slots: int
     wait_s: float
     running: list[News]
+    before: list[Before] = msgspec.field(default_factory=list)
 
 
 class Heard(Message, frozen=True):

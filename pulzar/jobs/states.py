@@ -34,6 +34,7 @@ class Event(StrEnum):
     TIME_OUT = "time_out"
     CANCEL = "cancel"
     LOSE = "lose"  # its agent has gone
+    RETURN = "return"  # its agent has not begun it, and gives it back
     RETRY = "retry"  # it is tried again: by its policy, or because a user says so
 
 
@@ -57,7 +58,7 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
         Event.CANCEL: State.CANCELLED,
         Event.FAIL: State.FAILED,  # its script has gone, or its data is on no node in time
     },
-    State.DISPATCHED: {Event.START: State.RUNNING, **_ENDINGS},
+    State.DISPATCHED: {Event.START: State.RUNNING, Event.RETURN: State.PENDING, **_ENDINGS},
     State.RUNNING: _ENDINGS,
     State.READY: _AGAIN,
     State.FAILED: _AGAIN,

@@ -137,8 +137,9 @@ MESSAGES: list[tuple[m.Message, str]] = [
             slots=2,
             wait_s=0.0,
             running=[j.News(job=1, attempt=2, offset=3, log=b"l", progress=0.5, note="x")],
+            before=[j.Before("b", [(1, 2)])],
         ),
-        "95a161a16e02cb00000000000000009196010203c4016ccb3fe0000000000000a178",
+        "96a161a16e02cb00000000000000009196010203c4016ccb3fe0000000000000a1789192a16291920102",
     ),
     (j.Heard([(1, 2)]), "9191920102"),
 ]
@@ -153,7 +154,7 @@ def test_a_message_has_these_bytes(message: m.Message, content: str) -> None:
 
 
 def test_every_kind_of_message_is_pinned() -> None:
-    inside = {m.NewRecord, m.Found, m.LogRecord, m.Digest, j.Order, j.News, j.Result}
+    inside = {m.NewRecord, m.Found, m.LogRecord, m.Digest, j.Order, j.News, j.Result, j.Before}
     kinds = {type(message) for message, _ in MESSAGES} | inside
     assert kinds == set(m.Message.__subclasses__())
 

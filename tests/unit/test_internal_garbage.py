@@ -312,6 +312,8 @@ BAD_WORDS: list[tuple[str, dict[str, Any]]] = [
     ("/skynet/word", {"slots": -1}),
     ("/skynet/word", {"slots": 0}),
     ("/skynet/word", {"wait_s": -1.0}),
+    ("/skynet/word", {"before": [j.Before("a\nb", [])]}),
+    ("/skynet/word", {"before": [j.Before("a", [])] * 101}),
     ("/skynet/word", {"running": [msgspec.structs.replace(NEWS, offset=-1)]}),
     ("/skynet/word", {"running": [msgspec.structs.replace(NEWS, progress=2.0)]}),
     ("/skynet/word", {"running": [msgspec.structs.replace(NEWS, log=bytes(2 << 20))]}),

@@ -1,24 +1,17 @@
 """Jobs from their launch to their end, with agents that a test plays, over the reference store."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from pulzar.errors import Conflict, JobNotFound, OutcomeUnknown, Unavailable
-from pulzar.jobs.messages import News, Order, Result, Turn, Word
+from pulzar.jobs.messages import Before
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.states import Event, State
-from pulzar.jobs.system import JobSystem
 from pulzar.limits import AGENT_LOST_S, JOB_OUTPUT_INLINE_BYTES_MAX, JOB_RETRY_S
-from pulzar.testing import ManualClock
-from pulzar.testing.memory_store import MemoryStore
 from pulzar.varidb.entry import Put, Written
-
-DEADLINE_S = 10.0
+from tests.unit.job_players import DEADLINE_S, Player, opened
 
 
 @pytest.fixture(autouse=True)
@@ -33,118 +26,6 @@ def scripts(tmp_path: Path) -> Scripts:
     directory.mkdir(parents=True)
     (directory / "s.py").write_text("def execute(arguments): return 1\n")
     return Scripts(str(tmp_path / "jobs"))
-
-
-class Site:
-    """A store, what is where in it, and the job system, which may be started again."""
-
-    def __init__(self, scripts: Scripts) -> None:
-        self.clock = ManualClock()
-        self.store = MemoryStore(self.clock)
-        self.scripts = scripts
-        self.where: dict[str, list[str]] = {}
-        self.system = self._made()
-
-    def _made(self) -> JobSystem:
-        return JobSystem(
-            self.store,
-            self.scripts,
-            clock=self.clock,
-            holders=lambda key: self.where.get(key, []),
-            draw=lambda: 0.0,
-        )
-
-    async def start(self) -> None:
-        self.system.start()
-        await self.until(lambda: self.system._is_loaded)
-
-    async def restart(self) -> None:
-        await self.system.close()
-        self.system = self._made()
-        await self.start()
-
-    async def until(self, holds: Callable[[], object]) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while not holds():  # noqa: ASYNC110  # there is no event to wait for
-                await asyncio.sleep(0.001)
-
-    async def launch(self, body: bytes = b"", token: str = "") -> int:
-        return (await self.system.launch("d", "s", body, token)).id
-
-    async def silence(self) -> None:
-        """Let AGENT_LOST_S pass without a word from anybody, while the master looks around."""
-        looked = self.system.engine._look_around
-        for _ in range(round(AGENT_LOST_S)):
-            self.clock.advance(1)
-            await looked()
-
-    async def schedule(self, **scheduled: object) -> int:
-        return await self.launch(json.dumps({"n": 1, "scheduled": scheduled}).encode())
-
-    def jobs(self) -> list[int]:
-        """The ids of all jobs."""
-        return sorted(job.id for job in self.system.ledger.in_states(State))
-
-    def state(self, number: int) -> State:
-        return self.system.ledger.get(number).state
-
-
-class Player:
-    """An agent with one slot, played by a test."""
-
-    def __init__(self, site: Site, agent: str = "agent", node: str = "node") -> None:
-        self.site = site
-        self.agent = agent
-        self.node = node
-        self.turn = 0
-
-    async def ask(
-        self, result: Result | None = None, *, again: bool = False, wait_s: float = DEADLINE_S
-    ) -> Order | None:
-        if not again:
-            self.turn += 1
-        turn = Turn(
-            agent=self.agent,
-            node=self.node,
-            slot=0,
-            turn=self.turn,
-            wait_s=wait_s,
-            result=result,
-        )
-        await self.site.system.record(turn)
-        return (await self.site.system.order(turn)).order
-
-    async def order(self, result: Result | None = None) -> Order:
-        order = await self.ask(result)
-        assert order is not None
-        return order
-
-    async def speak(self, *running: Order, wait_s: float = 0.0, log: bytes = b"") -> list[int]:
-        news = [News(job=one.job, attempt=one.attempt, log=log) for one in running]
-        word = Word(agent=self.agent, node=self.node, slots=1, wait_s=wait_s, running=news)
-        return [job for job, _ in (await self.site.system.word(word)).cancel]
-
-    def result(self, order: Order, event: Event = Event.SUCCEED, output: str = "1") -> Result:
-        now_ms = self.site.clock.now_ms()
-        return Result(
-            job=order.job,
-            attempt=order.attempt,
-            event=str(event),
-            started_ms=now_ms,
-            finished_ms=now_ms,
-            output=output if event == Event.SUCCEED else "",
-            log=b"written\n",
-        )
-
-
-@asynccontextmanager
-async def opened(scripts: Scripts) -> AsyncIterator[Site]:
-    site = Site(scripts)
-    await site.start()
-    try:
-        yield site
-    finally:
-        await site.system.close()
 
 
 def test_a_job_goes_to_the_slot_that_asks_and_its_result_is_kept(scripts: Scripts) -> None:
@@ -323,6 +204,39 @@ def test_another_agent_on_a_node_is_the_end_of_the_one_before(scripts: Scripts) 
             await Player(site, "old").order()
             await Player(site, "new").speak()
             await site.until(lambda: site.state(number) == State.LOST)
+
+    asyncio.run(life())
+
+
+def test_what_an_agent_had_not_begun_is_not_lost_with_it(scripts: Scripts) -> None:
+    async def life() -> None:
+        async with opened(scripts) as site:
+            begun, held = await site.launch(), await site.launch()
+            old, other = Player(site, "old", slot=0), Player(site, "old", slot=1)
+            first, second = await old.order(), await other.order()
+            assert [first.job, second.job] == [begun, held]
+            new = Player(site, "new")
+            await new.speak(before=[Before("old", [(begun, 1), (99, 1)])])
+            assert site.state(held) == State.PENDING
+            await site.until(lambda: site.state(begun) == State.LOST)
+            order = await new.order()
+            assert (order.job, order.attempt) == (held, 2)
+            await other.ask(other.result(second), wait_s=0.0)  # it lives after all: too late
+            assert site.state(held) == State.DISPATCHED
+
+    asyncio.run(life())
+
+
+def test_a_job_that_is_given_back_goes_to_another_slot(scripts: Scripts) -> None:
+    async def life() -> None:
+        async with opened(scripts) as site:
+            number = await site.launch()
+            player = Player(site)
+            order = await player.order()
+            assert await player.ask(player.result(order, Event.RETURN), wait_s=0.0) is None
+            assert site.state(number) == State.PENDING
+            again = await Player(site, "other", "other").order()
+            assert (again.job, again.attempt) == (number, 2)
 
     asyncio.run(life())
 

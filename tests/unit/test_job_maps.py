@@ -14,7 +14,7 @@ from pulzar.jobs.maps import Map, decode_map, encode_map, map_key, parse_map, st
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.states import FINISHED, Event, State
 from pulzar.varidb.entry import Delete, Get, Got, Put, Written
-from tests.unit.test_job_engine import Player, Site, opened
+from tests.unit.job_players import Player, Site, opened
 
 
 @pytest.fixture(autouse=True)

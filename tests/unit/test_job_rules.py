@@ -166,6 +166,20 @@ def test_what_is_lost_follows_its_policy(policy: str, state: State) -> None:
     assert changes.lose(running, agent="other", attempt=3, now_ms=9000) is None
 
 
+def test_what_was_not_begun_is_given_back() -> None:
+    claimed = changes.claim(job(), PLACE)
+    assert claimed is not None
+    given = changes.finish(claimed.job, result(Event.RETURN), agent="agent", draw=float)
+    assert given is not None
+    assert (given.job.state, given.job.attempt, given.job.failures) == (State.PENDING, 1, 0)
+    again = changes.claim(given.job, PLACE)
+    assert again is not None
+    assert again.job.attempt == 2  # a late result of the first one is still told from it
+    running = job(State.RUNNING, attempt=1, place=PLACE)
+    assert changes.finish(running, result(Event.RETURN), agent="agent", draw=float) is None
+    assert changes.give_back(claimed.job, agent="other", attempt=1) is None
+
+
 def test_who_has_ended_is_not_cancelled_and_who_has_not_is_not_retried() -> None:
     for state in FINISHED:
         with pytest.raises(Conflict):

@@ -10,7 +10,7 @@ from pulzar.jobs.schedule import Schedule
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.states import State
 from pulzar.varidb.entry import Put, Written
-from tests.unit.test_job_engine import Player, Site, opened
+from tests.unit.job_players import Player, Site, opened
 
 MINUTE = {"interval": "minutes", "time_unit": 1}
 
