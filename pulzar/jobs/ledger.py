@@ -11,7 +11,9 @@ whether it happened is written again until it is.
 import asyncio
 import heapq
 import logging
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain
 
 from pulzar.clock import Clock
 from pulzar.errors import JobNotFound, KeyNotFound, OutcomeUnknown
@@ -21,6 +23,7 @@ from pulzar.jobs.record import (
     JOBS_PREFIX,
     LAST_ID_KEY,
     Job,
+    Policy,
     Stored,
     decode_stored,
     encode_stored,
@@ -45,6 +48,7 @@ from pulzar.varidb.turns import Turns
 _log = logging.getLogger(__name__)
 
 _JSON = "application/json"
+_PLAIN = Policy()
 
 
 class Ledger:
@@ -61,6 +65,7 @@ class Ledger:
         self._jobs: dict[int, Job] = {}
         self._tokens: dict[str, asyncio.Future[int]] = {}
         self._by_state: dict[State, dict[int, None]] = {state: {} for state in State}
+        self._of_maps: dict[State, dict[int, None]] = {state: {} for state in State}
         self._scripts: set[str] = set()  # of which the content is known to be durable
         self._unsettled: dict[int, Stored] = {}
         self._unaccepted: list[bytes] = []  # jobs whose map was never written
@@ -101,26 +106,30 @@ class Ledger:
 
     def in_states(self, states: Iterable[State]) -> list[Job]:
         """All jobs in some states, in no order."""
-        return [self._jobs[number] for state in states for number in self._by_state[state]]
+        return [
+            self._jobs[number]
+            for state in states
+            for number in (*self._by_state[state], *self._of_maps[state])
+        ]
 
     def newest(
         self, states: Iterable[State], *, limit: int, after: int | None, name: str | None
     ) -> list[Job]:
         """Jobs in some states that belong to no map, the newest first, those behind `after`; only
         those of a script."""
-        numbers = (
-            number
-            for state in states
-            for number in self._by_state[state]
-            if (after is None or number < after)
-            and not self._jobs[number].parent
-            and (name is None or self._jobs[number].script == name)
-        )
+        numbers: Iterable[int] = chain.from_iterable(self._by_state[state] for state in states)
+        if after is not None:
+            numbers = (number for number in numbers if number < after)
+        if name is not None:
+            numbers = (number for number in numbers if self._jobs[number].script == name)
         return [self._jobs[number] for number in heapq.nlargest(limit, numbers)]
 
     def counts(self) -> dict[str, float]:
         """How many jobs are in each state, as gauges by name."""
-        return {f"jobs_{state}": len(numbers) for state, numbers in self._by_state.items()}
+        return {
+            f"jobs_{state}": len(self._by_state[state]) + len(self._of_maps[state])
+            for state in State
+        }
 
     async def stored(self, number: int) -> Stored:
         """All that is kept of a job, its output too. Raises JobNotFound, Unavailable."""
@@ -175,12 +184,12 @@ class Ledger:
             await self.keep_scripts(archive)
             job = Job(
                 id=self.new_id(),
-                directory=directory,
-                script=script,
+                directory=sys.intern(directory),  # there are many jobs of few scripts
+                script=sys.intern(script),
                 digest=archive.digest,
                 arguments=wanted.arguments,
                 created_ms=self._clock.now_ms(),
-                policy=wanted.policy,
+                policy=_PLAIN if wanted.policy == _PLAIN else wanted.policy,
                 token=token,
             )
             try:
@@ -249,7 +258,7 @@ class Ledger:
         if self._unaccepted:
             await self._batch([Delete(key) for key in self._unaccepted])
             self._unaccepted.clear()
-        numbers = [job.id for job in self.in_states(FINISHED) if not job.parent]
+        numbers = list(chain.from_iterable(self._by_state[state] for state in FINISHED))
         surplus = len(numbers) - JOBS_FINISHED_MAX
         if surplus > 0:
             oldest = heapq.nsmallest(min(surplus, JOBS_FORGOTTEN_AT_ONCE), numbers)
@@ -269,7 +278,7 @@ class Ledger:
             await self._batch([Delete(key) for key in there])
             for number in gone:
                 job = self._jobs.pop(number)
-                self._by_state[job.state].pop(number)
+                self._numbers(job).pop(number)
                 if job.token:
                     self._tokens.pop(job.token, None)
         finally:
@@ -284,16 +293,20 @@ class Ledger:
                 if isinstance(result, Exception) and not isinstance(result, KeyNotFound):
                     raise result
 
+    def _numbers(self, job: Job) -> dict[int, None]:
+        """The ids of the jobs in its state, of maps or not."""
+        return (self._of_maps if job.parent else self._by_state)[job.state]
+
     def _keep(self, job: Job) -> None:
         known = self._jobs.get(job.id)
         if known is not None:
-            self._by_state[known.state].pop(job.id, None)
+            self._numbers(known).pop(job.id, None)
         elif job.token and job.token not in self._tokens:
             future = asyncio.get_running_loop().create_future()
             future.set_result(job.id)
             self._tokens[job.token] = future
         self._jobs[job.id] = job
-        self._by_state[job.state][job.id] = None
+        self._numbers(job)[job.id] = None
         self.use_id(job.id)
 
     async def keep_scripts(self, archive: Archive) -> None:

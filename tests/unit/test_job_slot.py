@@ -286,7 +286,7 @@ def test_a_running_job_is_cancelled(bench: Bench) -> None:
 
     async def work(bench: Bench) -> None:
         running = asyncio.ensure_future(bench.run(order()))
-        await until(lambda: bench.slot.running is not None and bench.slot.running.log)
+        await until(lambda: bench.slot.running is not None and bench.slot.running.log == b"on\n")
         bench.slot.cancel()
         result = await running
         assert (result.event, result.log) == ("cancel", b"on\n")
