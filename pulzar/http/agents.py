@@ -1,5 +1,4 @@
-"""/skynet/turn, /skynet/word, /skynet/scripts: what agents say to the master. Inside the cluster
-only."""
+"""/skynet/turn, results, word, scripts: what agents say to the master. Inside the cluster only."""
 
 import asyncio
 import re
@@ -13,13 +12,21 @@ from pulzar.errors import InvalidParameter, ScriptNotFound, Unavailable
 from pulzar.http.application import Paths
 from pulzar.http.internal import Internal
 from pulzar.http.sending import until_gone
-from pulzar.jobs.messages import Result, Turn, Word
+from pulzar.jobs.messages import Done, Result, Turn, Word
 from pulzar.jobs.states import Event
 from pulzar.jobs.system import JobSystem
-from pulzar.limits import AGENTS_BEFORE_MAX, JOB_LOG_BYTES_MAX, SLOTS_MAX, WAIT_S_MAX
+from pulzar.limits import (
+    AGENTS_BEFORE_MAX,
+    JOB_LOG_BYTES_MAX,
+    ORDERS_MAX,
+    RESULTS_MAX,
+    SLOTS_MAX,
+    WAIT_S_MAX,
+)
 
 PATHS: Paths = {
     "/skynet/turn": (("POST",), "internal"),
+    "/skynet/results": (("POST",), "internal"),
     "/skynet/word": (("POST",), "internal"),
     "/skynet/scripts/{hash}": (("GET",), "internal"),
 }
@@ -37,29 +44,27 @@ class Agents:
         self._internal = internal
         self.endpoints: dict[str, ASGIApp] = {
             "/skynet/turn": self._turn,
+            "/skynet/results": internal.call(Done, system.record, check_done),
             "/skynet/word": internal.call(Word, system.word, check_word),
             "/skynet/scripts/{hash}": internal.guarded(self._scripts),
         }
 
     async def _turn(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A slot waits for an order, as long as it is there: a job is not given to one that has
+        """An agent waits for orders, as long as it is there: a job is not given to one that has
         gone."""
 
         async def work(turn: Turn) -> Message:
-            # The two are durable together: one wait for the disk, not two.
-            recording = asyncio.ensure_future(self._system.record(turn))
-            ordering = asyncio.ensure_future(self._system.order(turn))
+            ordering = asyncio.ensure_future(self._system.orders(turn))
             gone = asyncio.ensure_future(until_gone(receive))
             try:
                 await asyncio.wait((ordering, gone), return_when=asyncio.FIRST_COMPLETED)
                 if not ordering.done():
                     raise Unavailable("the agent has gone")
-                await recording
                 return ordering.result()
             finally:
                 ordering.cancel()
                 gone.cancel()
-                await asyncio.gather(recording, ordering, gone, return_exceptions=True)
+                await asyncio.gather(ordering, gone, return_exceptions=True)
 
         await self._internal.call(Turn, work, check_turn)(scope, receive, send)
 
@@ -81,10 +86,19 @@ class Agents:
 def check_turn(turn: Turn) -> None:
     """Raise InvalidParameter where an agent could not have said this."""
     _check_agent(turn.agent, turn.node, turn.wait_s)
-    if not 0 <= turn.slot < 2 * SLOTS_MAX or turn.turn < 1:
-        raise InvalidParameter("a slot has a number, and so has its turn")
-    if turn.result is not None:
-        _check_result(turn.result)
+    if not 1 <= turn.wants <= ORDERS_MAX or not 0 <= turn.free <= SLOTS_MAX or turn.turn < 1:
+        raise InvalidParameter("a turn has a number, and wants some orders for some slots")
+    if len(turn.jobs) > turn.wants or any(number < 1 for number in turn.jobs):
+        raise InvalidParameter("a turn wants orders for all jobs that it names")
+
+
+def check_done(done: Done) -> None:
+    """Raise InvalidParameter where an agent could not have said this."""
+    _check_agent(done.agent, done.node, 0.0)
+    if len(done.results) > RESULTS_MAX:
+        raise InvalidParameter(f"up to {RESULTS_MAX} results are told at once")
+    for result in done.results:
+        _check_result(result)
 
 
 def check_word(word: Word) -> None:
@@ -94,6 +108,8 @@ def check_word(word: Word) -> None:
         raise InvalidParameter("an agent runs no more than it has slots")
     if len(word.before) > AGENTS_BEFORE_MAX:
         raise InvalidParameter("an agent is in the place of a few others")
+    if not 0 <= word.scheduler < 1 << 16:
+        raise InvalidParameter("a scheduler has a port")
     for before in word.before:
         check_text("an agent's id", before.agent)
     for news in word.running:

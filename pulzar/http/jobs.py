@@ -184,14 +184,14 @@ class Jobs:
             await _send(scope, send, _whole(schedule))
             return
         stored = await self._system.ledger.stored(_number(number))
-        job, engine = stored.job, self._system.engine
-        live = engine.live(job)
+        job, dispatcher = stored.job, self._system.dispatcher
+        live = dispatcher.live(job)
         answer: dict[str, Any] = {
             **msgspec.structs.asdict(_shown(job)),
             "job_id": job.id,
             "directory": job.directory,
             "attempts": job.attempt,
-            "reason": engine.reason(job),
+            "reason": dispatcher.reason(job),
             "created": _time(job.created_ms),
             "started": _time(job.started_ms),
             "finished": _time(job.finished_ms),
@@ -261,7 +261,7 @@ class Jobs:
             job = system.ledger.get(number)
             if job.attempt != attempt:
                 sent, attempt = 0, job.attempt
-            live = system.engine.live(job)
+            live = system.dispatcher.live(job)
             if live is not None:
                 log = bytes(live.log)
             else:
@@ -269,10 +269,10 @@ class Jobs:
             if log[sent:] and follows:
                 await send({"type": "http.response.body", "body": log[sent:], "more_body": True})
                 sent = len(log)
-            if not follows or job.state in FINISHED or not system.engine.is_open:
+            if not follows or job.state in FINISHED or not system.dispatcher.is_open:
                 await send({"type": "http.response.body", "body": log[sent:]})
                 return
-            await system.engine.until_news(number, _FOLLOW_S)
+            await system.dispatcher.until_news(number, _FOLLOW_S)
 
 
 def _shown(job: Job | Schedule) -> Shown | Scheduled:

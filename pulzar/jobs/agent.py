@@ -1,10 +1,12 @@
 """An agent: runs jobs on a node, in its slots, for the master that it asks.
 
-Each slot asks for a job, runs it, and asks again, with the result; where jobs are short, it asks
-for the next one while one runs (messages.py). What is begun is noted in a file first (begun.py), so
-that the agent after this one can say what had not been begun. Beside them one question is always
-open, by which the master says what is to be ended; and as long as something runs, the agent says
-what was written, some times a second.
+    ask for orders -> those that wait here -> a slot runs one -> its result is told to the master
+
+Where jobs are short, the agent asks for more of them than it has slots, and what waits here too
+long is given back. What is begun is noted in a file first (begun.py), so that the agent after this
+one can say what had not been begun. Beside that one question is always open, by which the master
+says what is to be ended; and as long as something runs, the agent says what was written, some times
+a second.
 
 The master may restart: every question is asked again until it is answered, and what runs goes on.
 What an agent needs to know comes as one line of JSON on stdin; it ends when stdin closes.
@@ -32,16 +34,28 @@ from pulzar.cluster.messages import Message, decode, encode
 from pulzar.cluster.remote import Network
 from pulzar.errors import InvalidParameter, PulzarError
 from pulzar.jobs.begun import Begun
-from pulzar.jobs.messages import Before, Given, Heard, News, Order, Result, Turn, Word
+from pulzar.jobs.held import Held
+from pulzar.jobs.messages import (
+    Before,
+    Done,
+    Given,
+    Heard,
+    News,
+    Order,
+    Recorded,
+    Result,
+    Turn,
+    Word,
+)
 from pulzar.jobs.slot import Slot
 from pulzar.jobs.states import Event
 from pulzar.limits import (
     AGENT_NEWS_S,
     AGENT_SPEAKS_S,
     AGENT_WAIT_S,
-    HELD_S_MAX,
     LINK_ANSWER_S,
-    SHORT_JOB_S,
+    RESULTS_BYTES_MAX,
+    RESULTS_MAX,
 )
 from pulzar.parent import die_with_parent
 
@@ -99,8 +113,10 @@ class Agent:
         ]
         self._clock = clock
         self._begun = Begun(site.directory, agent_id)
-        self._held: set[tuple[int, int]] = set()  # ordered, and not begun
-        self._unwanted: set[tuple[int, int]] = set()  # of these, what is to be ended
+        self._turn = 0
+        self._orders = Held(site.slots, clock=clock)
+        self._results: list[Result] = []
+        self._has_results = asyncio.Event()
         self._at_work = asyncio.Event()  # some slot has, or had just now, something to run
         self._there: set[str] = set()  # the hashes of which the scripts are here
         self._fetching: dict[str, asyncio.Task[None]] = {}
@@ -113,57 +129,67 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as group:
                 for slot in self._slots:
-                    for lane in (0, 1):
-                        group.create_task(self._serve(slot, lane))
+                    group.create_task(self._serve(slot))
+                group.create_task(self._ask_for_orders())
+                group.create_task(self._tell_results())
+                group.create_task(self._give_back())
                 group.create_task(self._listen())
                 group.create_task(self._report())
         finally:
             await asyncio.gather(*(slot.close() for slot in self._slots))
 
-    async def _serve(self, slot: Slot, lane: int) -> None:
-        """One of the two lanes of a slot: while one has a job, the other one asks for the next, as
-        long as jobs are short."""
-        result: Result | None = None
-        turn = 0
+    async def _ask_for_orders(self) -> None:
         while True:
-            if lane and result is None:
-                await slot.is_quick.wait()
-            wait_s = AGENT_WAIT_S if not lane or slot.is_quick.is_set() else 0.0
-            turn += 1
-            question = Turn(
-                agent=self._id,
-                node=self._site.node,
-                slot=2 * slot.number + lane,
-                turn=turn,
-                wait_s=wait_s,
-                result=result,
-            )
-            given = await self._ask(Given, "turn", question, wait_s=wait_s)
-            result = None if given.order is None else await self._take(slot, given.order)
+            await self._orders.has_room()
+            await self._take(wants=self._orders.room, wait_s=AGENT_WAIT_S)
 
-    async def _take(self, slot: Slot, order: Order) -> Result:
-        """Run a job when it is its turn; give it back where that takes long."""
-        attempt = order.job, order.attempt
-        self._held.add(attempt)
-        has_turn = True
-        try:
-            async with asyncio.timeout(HELD_S_MAX):
-                await slot.turn.acquire()
-        except TimeoutError:
-            has_turn = False
-            slot.is_quick.clear()
-        self._held.discard(attempt)
-        try:
-            if attempt in self._unwanted:
-                self._unwanted.discard(attempt)
-                return self._unrun(order, Event.CANCEL, "cancelled")
-            return await self._run(slot, order) if has_turn else self._unrun(order, Event.RETURN)
-        finally:
-            if has_turn:
-                slot.turn.release()
+    async def _take(self, *, wants: int, wait_s: float, jobs: Sequence[int] = ()) -> None:
+        """Ask for orders, and have them here."""
+        self._turn += 1
+        turn = Turn(
+            agent=self._id,
+            node=self._site.node,
+            turn=self._turn,
+            wait_s=wait_s,
+            wants=wants,
+            free=self._orders.free,
+            jobs=list(jobs),
+        )
+        self._orders.add((await self._ask(Given, "turn", turn, wait_s=wait_s)).orders)
+
+    async def _serve(self, slot: Slot) -> None:
+        while True:
+            order = await self._orders.next()
+            result = await self._run(slot, order)
+            self._orders.ended(result)
+            self._has_ended(result)
+
+    def _has_ended(self, result: Result) -> None:
+        self._results.append(result)
+        self._has_results.set()
+
+    async def _give_back(self) -> None:
+        """Give back what has waited here too long: it was thought that jobs are short."""
+        while True:
+            for order in await self._orders.kept_too_long():
+                self._has_ended(self._unrun(order, Event.RETURN))
+
+    async def _tell_results(self) -> None:
+        while True:
+            await self._has_results.wait()
+            telling = some_of(self._results)
+            done = Done(self._id, self._site.node, telling)
+            try:
+                await self._ask_once(Recorded, "results", done, timeout_s=LINK_ANSWER_S)
+            except PulzarError as error:
+                _log.debug("results are told again: %s", error)
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            del self._results[: len(telling)]
+            if not self._results:
+                self._has_results.clear()
 
     async def _run(self, slot: Slot, order: Order) -> Result:
-        began_s = self._clock.monotonic_s()
         try:
             path = await self._scripts_of(order.digest)
             self._begun.note(order.job, order.attempt, [one.running for one in self._slots])
@@ -174,11 +200,6 @@ class Agent:
             await slot.close()
             reason = f"node {self._site.node} could not run it: {error}"
             return self._unrun(order, Event.FAIL, reason)
-        finally:
-            if self._clock.monotonic_s() - began_s < SHORT_JOB_S:
-                slot.is_quick.set()
-            else:
-                slot.is_quick.clear()
 
     def _unrun(self, order: Order, event: Event, error: str = "") -> Result:
         """The end of an attempt that was not run."""
@@ -197,8 +218,9 @@ class Agent:
         while True:
             heard = await self._speak([], wait_s=AGENT_SPEAKS_S)
             for job, attempt in heard.cancel:
-                if (job, attempt) in self._held:
-                    self._unwanted.add((job, attempt))
+                held = self._orders.remove(job, attempt)
+                if held is not None:
+                    self._has_ended(self._unrun(held, Event.CANCEL, "cancelled"))
                 for slot in self._slots:
                     running = slot.running
                     if running and (running.order.job, running.order.attempt) == (job, attempt):
@@ -234,19 +256,19 @@ class Agent:
 
     async def _ask(self, kind: type[M], path: str, message: Message, *, wait_s: float) -> M:
         """Ask the master until it answers."""
-        url = f"{self._site.master}/skynet/{path}"
-        content = encode(message)
         while True:
             try:
-                timeout_s = wait_s + LINK_ANSWER_S
-                return decode(
-                    kind, await self._network.call("POST", url, content, timeout_s=timeout_s)
-                )
+                return await self._ask_once(kind, path, message, timeout_s=wait_s + LINK_ANSWER_S)
             except InvalidParameter:
                 raise
             except PulzarError as error:
-                _log.debug("%s: %s", url, error)
+                _log.debug("%s is asked again: %s", path, error)
                 await asyncio.sleep(_AGAIN_S)
+
+    async def _ask_once(self, kind: type[M], path: str, message: Message, *, timeout_s: float) -> M:
+        url = f"{self._site.master}/skynet/{path}"
+        content = encode(message)
+        return decode(kind, await self._network.call("POST", url, content, timeout_s=timeout_s))
 
     async def _scripts_of(self, digest: str) -> str:
         """Where a directory of scripts is; it is fetched once. Raises PulzarError, OSError."""
@@ -268,6 +290,18 @@ class Agent:
         path = self._path(digest)
         shutil.rmtree(path, ignore_errors=True)
         unpack(content, path)
+
+
+def some_of(results: Sequence[Result]) -> list[Result]:
+    """The first of some results, as many as are told at once."""
+    some: list[Result] = []
+    size = 0
+    for result in results[:RESULTS_MAX]:
+        size += len(result.output) + len(result.traceback) + len(result.log)
+        if some and size > RESULTS_BYTES_MAX:
+            break
+        some.append(result)
+    return some
 
 
 def unpack(content: bytes, target: str) -> None:

@@ -1,14 +1,14 @@
 """The messages between an agent and the master, and what is in them. No I/O.
 
-    agent -> master   POST /skynet/turn      Turn -> Given      a free slot, and what it did before
-                      POST /skynet/word      Word -> Heard      what runs, and what was written
-                      GET  /skynet/scripts/{hash}               a tar file
+    agent -> master   POST /skynet/turn      Turn -> Given        slots are free
+                      POST /skynet/results   Done -> Recorded     how attempts ended
+                      POST /skynet/word      Word -> Heard        what runs, and what was written
+                      GET  /skynet/scripts/{hash}                 a tar file
 
-Two turns of one slot may be on their way: a slot with short jobs asks for the next one while it
-has one, and gives it back where that takes long. Turns of slot n have the numbers 2n and 2n + 1.
+An agent with short jobs asks for more than it has slots, and gives back what waits long there.
 
-A slot asks with a turn number until it has an answer; the number goes up with each answer. So the
-master gives the same order again to the same turn, and an order starts once. As in
+An agent asks with a turn number until it has an answer; no other turn has that number. So the
+master gives the same orders again to the same turn, and an order starts once. As in
 cluster/messages.py: one msgpack array per message; fields are only added, at the end.
 """
 
@@ -33,19 +33,33 @@ class Result(Message, frozen=True, kw_only=True):
     log_dropped: int = 0
 
 
-class Turn(Message, frozen=True, kw_only=True):
-    """A slot of an agent is free. It waits up to `wait_s` for an order."""
+class Done(Message, frozen=True):
+    """How some attempts of an agent ended."""
 
     agent: str
     node: str
-    slot: int
+    results: list[Result]
+
+
+class Recorded(Message, frozen=True):
+    """The results are durable, as far as somebody still waited for them."""
+
+
+class Turn(Message, frozen=True, kw_only=True):
+    """An agent, of which `free` slots have nothing to do, waits up to `wait_s` for up to `wants`
+    orders; for those of some jobs only, where an engine has given it these."""
+
+    agent: str
+    node: str
     turn: int
     wait_s: float
-    result: Result | None = None
+    wants: int
+    free: int
+    jobs: list[int] = msgspec.field(default_factory=list)
 
 
 class Order(Message, frozen=True, kw_only=True):
-    """An attempt that a slot is to run. `arguments` is a JSON object; `timeout_s` 0 for none."""
+    """An attempt that an agent is to run. `arguments` is a JSON object; `timeout_s` 0 for none."""
 
     job: int
     attempt: int
@@ -57,9 +71,9 @@ class Order(Message, frozen=True, kw_only=True):
 
 
 class Given(Message, frozen=True):
-    """The answer to a turn; no order when there is nothing to do."""
+    """The answer to a turn; no orders when there is nothing to do."""
 
-    order: Order | None = None
+    orders: list[Order] = msgspec.field(default_factory=list)
 
 
 class News(Message, frozen=True, kw_only=True):
@@ -83,7 +97,8 @@ class Before(Message, frozen=True):
 
 class Word(Message, frozen=True, kw_only=True):
     """An agent is there, with so many slots; what it runs. It waits up to `wait_s` for `Heard`.
-    `before` are agents in whose place it is."""
+    `before` are agents in whose place it is; `scheduler` is the port of the one that it has joined,
+    or 0."""
 
     agent: str
     node: str
@@ -91,9 +106,12 @@ class Word(Message, frozen=True, kw_only=True):
     wait_s: float
     running: list[News]
     before: list[Before] = msgspec.field(default_factory=list)
+    scheduler: int = 0
 
 
 class Heard(Message, frozen=True):
-    """What the agent is to end: jobs and attempts."""
+    """What the agent is to end: jobs and attempts. `scheduler` is the port of the one that it is to
+    join, on the master's host; 0 for none."""
 
     cancel: list[tuple[int, int]]
+    scheduler: int = 0

@@ -52,11 +52,10 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Place(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Who has an attempt: a turn of one slot of one agent, which is on a node."""
+    """Who has an attempt: an agent, which is on a node, and the turn for which it was given."""
 
     node: str = ""
     agent: str = ""
-    slot: int = 0
     turn: int = 0
 
 

@@ -232,8 +232,6 @@ class Slot:
         self._master = master
         self._mark = mark
         self._clock = clock
-        self.turn = asyncio.Lock()  # whoever has it runs the next job
-        self.is_quick = asyncio.Event()  # its last job was a short one
         self._child: _Child | None = None
         self._ending: asyncio.Event = asyncio.Event()
 

@@ -12,16 +12,19 @@ from collections.abc import Callable, Sequence
 from pulzar.clock import Clock
 from pulzar.errors import Conflict, InvalidParameter, NotReady, PulzarError
 from pulzar.jobs import changes
+from pulzar.jobs.dispatch import Dispatcher
 from pulzar.jobs.launch import Wanted, parse_launch
 from pulzar.jobs.ledger import Ledger
 from pulzar.jobs.local import LocalEngine
 from pulzar.jobs.maps import Map, Maps
-from pulzar.jobs.messages import Given, Heard, Turn, Word
+from pulzar.jobs.messages import Done, Given, Heard, Recorded, Turn, Word
+from pulzar.jobs.queue import Queue
 from pulzar.jobs.record import Job
 from pulzar.jobs.schedule import Schedule, parse_timing
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.states import AT_WORK, FINISHED, State
 from pulzar.jobs.timetable import Timetable
+from pulzar.jobs.workforce import Workforce
 from pulzar.limits import AGENT_LOST_S, JOB_KILL_S, JOBS_TICK_S
 from pulzar.varidb.entry import Store
 
@@ -46,7 +49,11 @@ class JobSystem:
         self._store = store
         self._is_loaded = False
         self._ledger = Ledger(store, clock=clock, changed=self._changed)
-        self._engine = LocalEngine(self._ledger, clock=clock, holders=holders, draw=draw)
+        queue, workforce = Queue(self._ledger.get), Workforce(holders)
+        engine = LocalEngine(queue, workforce)
+        self._dispatcher = Dispatcher(
+            self._ledger, queue, workforce, engine, clock=clock, draw=draw
+        )
         self._timetable = Timetable(store, self._ledger, clock=clock, launch=self._accept)
         self._maps = Maps(store, self._ledger, clock=clock)
         self._clock = clock
@@ -58,14 +65,14 @@ class JobSystem:
 
     def leave(self) -> None:
         """It is to end: answer those who wait."""
-        self._engine.leave()
+        self._dispatcher.leave()
 
     async def close(self) -> None:
         """End. What runs goes on, as far as its agent does."""
         if self._working is not None:
             self._working.cancel()
             await asyncio.wait([self._working])
-        await self._engine.close()
+        await self._dispatcher.close()
 
     async def _work(self) -> None:
         """Read all jobs as soon as that can be done; then, beside requests, tidy up."""
@@ -82,7 +89,7 @@ class JobSystem:
         for job in self._ledger.in_states(State):
             if job.parent:
                 self._maps.changed(job, None)
-        self._engine.start()
+        self._dispatcher.start()
         self._is_loaded = True
 
         while True:
@@ -99,7 +106,7 @@ class JobSystem:
     def _changed(self, job: Job, before: Job | None) -> None:
         if job.parent:
             self._maps.changed(job, before)
-        self._engine.changed(job, before)
+        self._dispatcher.changed(job, before)
 
     @property
     def ledger(self) -> Ledger:
@@ -120,10 +127,10 @@ class JobSystem:
         return self._maps
 
     @property
-    def engine(self) -> LocalEngine:
+    def dispatcher(self) -> Dispatcher:
         """What runs. Raises NotReady."""
         self._require()
-        return self._engine
+        return self._dispatcher
 
     def _require(self) -> None:
         if not self._is_loaded:
@@ -165,11 +172,11 @@ class JobSystem:
             return one
         if self._timetable.get(number) is not None:
             return await self._timetable.cancel(number)
-        return await self.engine.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
+        return await self.dispatcher.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
 
     async def _cancel_one(self, number: int) -> None:
         with contextlib.suppress(Conflict):  # it has ended by itself
-            await self.engine.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
+            await self.dispatcher.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
 
     async def retry(self, number: int) -> Job | Map:
         """Run a job that has ended once more, or all jobs of a map that are not ready, with the
@@ -185,17 +192,17 @@ class JobSystem:
         again = await ledger.change(number, lambda job: changes.retry(job, digest=archive.digest))
         return ledger.get(number) if again is None else again
 
-    async def record(self, turn: Turn) -> None:
-        """What an agent's slot did before it asked. Raises Unavailable."""
-        await self.engine.record(turn)
+    async def record(self, done: Done) -> Recorded:
+        """How attempts ended. Raises Unavailable."""
+        return await self.dispatcher.record(done)
 
-    async def order(self, turn: Turn) -> Given:
-        """What an agent's slot is to do; waits for that. Raises Unavailable."""
-        return await self.engine.order(turn)
+    async def orders(self, turn: Turn) -> Given:
+        """What an agent is to do; waits for that. Raises Unavailable."""
+        return await self.dispatcher.orders(turn)
 
     async def word(self, word: Word) -> Heard:
         """An agent speaks. Raises Unavailable."""
-        return await self.engine.word(word)
+        return await self.dispatcher.word(word)
 
     async def archive(self, digest: str) -> bytes | None:
         """The content of a directory of scripts. Raises Unavailable."""

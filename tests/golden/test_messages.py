@@ -91,44 +91,46 @@ MESSAGES: list[tuple[m.Message, str]] = [
     ),
     (m.Committed(2, 3, 0, 1, 2, created=True), "96020300" + "0102c3"),
     (
-        j.Turn(agent="a", node="n", slot=1, turn=2, wait_s=1.5),
-        "96a161a16e0102cb3ff8000000000000c0",
+        j.Turn(agent="a", node="n", turn=2, wait_s=1.5, wants=3, free=1, jobs=[7]),
+        "97a161a16e02cb3ff8000000000000" + "03019107",
     ),
     (
-        j.Turn(
-            agent="a",
-            node="n",
-            slot=1,
-            turn=2,
-            wait_s=0.0,
-            result=j.Result(
-                job=3,
-                attempt=4,
-                event="fail",
-                started_ms=5,
-                finished_ms=6,
-                error="e",
-                traceback="t",
-                log=b"l",
-                log_dropped=7,
-            ),
+        j.Done(
+            "a",
+            "n",
+            [
+                j.Result(
+                    job=3,
+                    attempt=4,
+                    event="fail",
+                    started_ms=5,
+                    finished_ms=6,
+                    error="e",
+                    traceback="t",
+                    log=b"l",
+                    log_dropped=7,
+                )
+            ],
         ),
-        "96a161a16e0102cb00000000000000009a0304a46661696c0506a0a165a174c4016c07",
+        "93a161a16e919a0304a46661696c0506a0a165a174c4016c07",
     ),
-    (j.Given(), "91c0"),
+    (j.Recorded(), "90"),
+    (j.Given(), "9190"),
     (
         j.Given(
-            j.Order(
-                job=1,
-                attempt=2,
-                directory="d",
-                script="s",
-                digest="h",
-                arguments="{}",
-                timeout_s=0.5,
-            )
+            [
+                j.Order(
+                    job=1,
+                    attempt=2,
+                    directory="d",
+                    script="s",
+                    digest="h",
+                    arguments="{}",
+                    timeout_s=0.5,
+                )
+            ]
         ),
-        "91970102a164a173a168a27b7dcb3fe0000000000000",
+        "9191970102a164a173a168a27b7dcb3fe0000000000000",
     ),
     (
         j.Word(
@@ -138,10 +140,11 @@ MESSAGES: list[tuple[m.Message, str]] = [
             wait_s=0.0,
             running=[j.News(job=1, attempt=2, offset=3, log=b"l", progress=0.5, note="x")],
             before=[j.Before("b", [(1, 2)])],
+            scheduler=9,
         ),
-        "96a161a16e02cb00000000000000009196010203c4016ccb3fe0000000000000a1789192a16291920102",
+        "97a161a16e02cb00000000000000009196010203c4016ccb3fe0000000000000a1789192a1629192010209",
     ),
-    (j.Heard([(1, 2)]), "9191920102"),
+    (j.Heard([(1, 2)], 9), "929192010209"),
 ]
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from pulzar.jobs.messages import Before, News, Order, Result, Turn, Word
+from pulzar.jobs.messages import Before, Done, News, Order, Result, Turn, Word
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.states import Event, State
 from pulzar.jobs.system import JobSystem
@@ -54,7 +54,7 @@ class Site:
 
     async def silence(self) -> None:
         """Let AGENT_LOST_S pass without a word from anybody, while the master looks around."""
-        looked = self.system.engine._look_around
+        looked = self.system.dispatcher._look_around
         for _ in range(round(AGENT_LOST_S)):
             self.clock.advance(1)
             await looked()
@@ -73,11 +73,8 @@ class Site:
 class Player:
     """An agent with one slot, played by a test."""
 
-    def __init__(
-        self, site: Site, agent: str = "agent", node: str = "node", *, slot: int = 0
-    ) -> None:
+    def __init__(self, site: Site, agent: str = "agent", node: str = "node") -> None:
         self.site = site
-        self.slot = slot
         self.agent = agent
         self.node = node
         self.turn = 0
@@ -87,16 +84,20 @@ class Player:
     ) -> Order | None:
         if not again:
             self.turn += 1
+        if result is not None:
+            await self.tell(result)
+        orders = await self.many(1, wait_s=wait_s)
+        return orders[0] if orders else None
+
+    async def tell(self, *results: Result) -> None:
+        await self.site.system.record(Done(self.agent, self.node, list(results)))
+
+    async def many(self, wants: int, *, wait_s: float = DEADLINE_S) -> list[Order]:
+        """Ask for several orders, in the turn that it is."""
         turn = Turn(
-            agent=self.agent,
-            node=self.node,
-            slot=self.slot,
-            turn=self.turn,
-            wait_s=wait_s,
-            result=result,
+            agent=self.agent, node=self.node, turn=self.turn, wait_s=wait_s, wants=wants, free=1
         )
-        await self.site.system.record(turn)
-        return (await self.site.system.order(turn)).order
+        return (await self.site.system.orders(turn)).orders
 
     async def order(self, result: Result | None = None) -> Order:
         order = await self.ask(result)

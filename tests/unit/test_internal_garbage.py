@@ -285,30 +285,45 @@ GOOD_WORDS: dict[str, Any] = {
     "/skynet/turn": j.Turn(
         agent="a",
         node="n",
-        slot=0,
         turn=2,
         wait_s=0.0,
-        result=j.Result(
-            job=1, attempt=1, event="succeed", started_ms=1, finished_ms=2, output="1", log=b"x"
-        ),
+        wants=2,
+        free=1,
+        jobs=[1],
+    ),
+    "/skynet/results": j.Done(
+        "a",
+        "n",
+        [
+            j.Result(
+                job=1, attempt=1, event="succeed", started_ms=1, finished_ms=2, output="1", log=b"x"
+            )
+        ],
     ),
     "/skynet/word": j.Word(
         agent="a", node="n", slots=1, wait_s=0.0, running=[j.News(job=1, attempt=1, log=b"x")]
     ),
 }
-RESULT = GOOD_WORDS["/skynet/turn"].result
+RESULT = GOOD_WORDS["/skynet/results"].results[0]
 NEWS = GOOD_WORDS["/skynet/word"].running[0]
 BAD_WORDS: list[tuple[str, dict[str, Any]]] = [
     ("/skynet/turn", {"agent": "a\nb"}),
     ("/skynet/turn", {"node": "n" * 300}),
-    ("/skynet/turn", {"slot": -1}),
+    ("/skynet/turn", {"wants": 0}),
+    ("/skynet/turn", {"wants": 1 << 20}),
+    ("/skynet/turn", {"free": -1}),
+    ("/skynet/turn", {"jobs": [0]}),
+    ("/skynet/turn", {"jobs": [1, 2, 3]}),
     ("/skynet/turn", {"turn": 0}),
     ("/skynet/turn", {"wait_s": 1e9}),
     ("/skynet/turn", {"wait_s": float("nan")}),
-    ("/skynet/turn", {"result": msgspec.structs.replace(RESULT, event="claim")}),
-    ("/skynet/turn", {"result": msgspec.structs.replace(RESULT, job=0)}),
-    ("/skynet/turn", {"result": msgspec.structs.replace(RESULT, output="{")}),
-    ("/skynet/turn", {"result": msgspec.structs.replace(RESULT, log=bytes(2 << 20))}),
+    ("/skynet/results", {"agent": "a\nb"}),
+    ("/skynet/results", {"results": [RESULT] * 65}),
+    ("/skynet/results", {"results": [msgspec.structs.replace(RESULT, event="claim")]}),
+    ("/skynet/results", {"results": [msgspec.structs.replace(RESULT, job=0)]}),
+    ("/skynet/results", {"results": [msgspec.structs.replace(RESULT, output="{")]}),
+    ("/skynet/results", {"results": [msgspec.structs.replace(RESULT, log=bytes(2 << 20))]}),
+    ("/skynet/word", {"scheduler": 1 << 16}),
     ("/skynet/word", {"slots": -1}),
     ("/skynet/word", {"slots": 0}),
     ("/skynet/word", {"wait_s": -1.0}),

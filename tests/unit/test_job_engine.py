@@ -16,7 +16,7 @@ from tests.unit.job_players import DEADLINE_S, Player, opened
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pulzar.jobs.local.JOBS_TICK_S", 0.005)
+    monkeypatch.setattr("pulzar.jobs.dispatch.JOBS_TICK_S", 0.005)
     monkeypatch.setattr("pulzar.jobs.system.JOBS_TICK_S", 0.005)
 
 
@@ -40,7 +40,7 @@ def test_a_job_goes_to_the_slot_that_asks_and_its_result_is_kept(scripts: Script
             assert site.state(number) == State.DISPATCHED
             await player.speak(order, log=b"half")
             assert site.state(number) == State.RUNNING
-            live = site.system.engine.live(site.system.ledger.get(number))
+            live = site.system.dispatcher.live(site.system.ledger.get(number))
             assert live is not None
             assert live.log == b"half"
             large = '"' + "x" * JOB_OUTPUT_INLINE_BYTES_MAX + '"'
@@ -108,7 +108,7 @@ def test_a_job_goes_where_its_data_is(scripts: Scripts) -> None:
             await far.speak()
             must = await site.launch(b'{"pulzar_data": "here", "pulzar_data_policy": "require"}')
             assert await far.ask(wait_s=0.0) is None
-            assert site.system.engine.reason(site.system.ledger.get(must)) == "waiting-data"
+            assert site.system.dispatcher.reason(site.system.ledger.get(must)) == "waiting-data"
             other = await site.launch()
             asking = [asyncio.ensure_future(one.order()) for one in (far, near)]
             assert [order.job for order in await asyncio.gather(*asking)] == [other, must]
@@ -150,7 +150,8 @@ def test_a_job_that_ends_before_it_hears_of_it_is_not_cancelled(scripts: Scripts
             number = await site.launch()
             order = await player.order()
             cancelling = asyncio.ensure_future(site.system.cancel(number))
-            agent = site.system.engine._agents["agent"]
+            agent = site.system.dispatcher._workforce.get("agent")
+            assert agent is not None
             await site.until(lambda: agent.ending)
             await player.ask(player.result(order), wait_s=0.0)
             with pytest.raises(Conflict, match="ready"):
@@ -186,10 +187,10 @@ def test_a_master_that_was_stopped_itself_loses_nothing(scripts: Scripts) -> Non
             player = Player(site)
             number = await site.launch()
             order = await player.order()
-            engine = site.system.engine
-            engine._ticking.cancel()  # type: ignore[union-attr]
+            dispatcher = site.system.dispatcher
+            dispatcher._ticking.cancel()  # type: ignore[union-attr]
             site.clock.advance(3 * AGENT_LOST_S)  # SIGSTOP, SIGCONT
-            await engine._look_around()
+            await dispatcher._look_around()
             assert site.state(number) == State.DISPATCHED
             await player.ask(player.result(order), wait_s=0.0)
             assert site.state(number) == State.READY
@@ -212,8 +213,8 @@ def test_what_an_agent_had_not_begun_is_not_lost_with_it(scripts: Scripts) -> No
     async def life() -> None:
         async with opened(scripts) as site:
             begun, held = await site.launch(), await site.launch()
-            old, other = Player(site, "old", slot=0), Player(site, "old", slot=1)
-            first, second = await old.order(), await other.order()
+            old = Player(site, "old")
+            first, second = await old.order(), await old.order()
             assert [first.job, second.job] == [begun, held]
             new = Player(site, "new")
             await new.speak(before=[Before("old", [(begun, 1), (99, 1)])])
@@ -221,7 +222,7 @@ def test_what_an_agent_had_not_begun_is_not_lost_with_it(scripts: Scripts) -> No
             await site.until(lambda: site.state(begun) == State.LOST)
             order = await new.order()
             assert (order.job, order.attempt) == (held, 2)
-            await other.ask(other.result(second), wait_s=0.0)  # it lives after all: too late
+            await old.ask(old.result(second), wait_s=0.0)  # it lives after all: too late
             assert site.state(held) == State.DISPATCHED
 
     asyncio.run(life())
@@ -233,7 +234,7 @@ def test_a_job_that_is_given_back_goes_to_another_slot(scripts: Scripts) -> None
             number = await site.launch()
             player = Player(site)
             order = await player.order()
-            assert await player.ask(player.result(order, Event.RETURN), wait_s=0.0) is None
+            await player.tell(player.result(order, Event.RETURN))
             assert site.state(number) == State.PENDING
             again = await Player(site, "other", "other").order()
             assert (again.job, again.attempt) == (number, 2)
@@ -266,7 +267,10 @@ def test_a_failed_job_waits_before_it_is_tried_again(scripts: Scripts) -> None:
             order = await player.order()
             assert await player.ask(player.result(order, Event.FAIL), wait_s=0.02) is None
             job = site.system.ledger.get(number)
-            assert (job.state, site.system.engine.reason(job)) == (State.PENDING, "waiting-retry")
+            assert (job.state, site.system.dispatcher.reason(job)) == (
+                State.PENDING,
+                "waiting-retry",
+            )
             await site.restart()
             site.clock.advance(JOB_RETRY_S)
             again = await player.order()
@@ -284,7 +288,7 @@ def test_an_agent_that_goes_while_it_waits_takes_no_job_with_it(scripts: Scripts
     async def life() -> None:
         async with opened(scripts) as site:
             asking = asyncio.ensure_future(Player(site, "gone").ask())
-            await site.until(lambda: site.system.engine._free)
+            await site.until(lambda: site.system.dispatcher._workforce.get("gone"))
             number = await site.launch()
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)

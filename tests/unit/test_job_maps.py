@@ -19,7 +19,7 @@ from tests.unit.job_players import Player, Site, opened
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pulzar.jobs.local.JOBS_TICK_S", 0.005)
+    monkeypatch.setattr("pulzar.jobs.dispatch.JOBS_TICK_S", 0.005)
     monkeypatch.setattr("pulzar.jobs.system.JOBS_TICK_S", 0.005)
 
 
@@ -143,7 +143,7 @@ def test_a_map_is_cancelled_as_a_whole(scripts: Scripts) -> None:
             player = Player(site)
             order = await player.order()
             cancelling = asyncio.ensure_future(site.system.cancel(one.id))
-            await site.until(lambda: site.system.engine._agents["agent"].ending)
+            await site.until(lambda: site.system.dispatcher._workforce._agents["agent"].ending)
             await player.ask(player.result(order, Event.CANCEL), wait_s=0.0)
             await cancelling
             assert site.system.maps.counts(one.id) == {State.CANCELLED: 600}

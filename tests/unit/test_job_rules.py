@@ -34,7 +34,7 @@ from pulzar.jobs.states import (
 )
 from pulzar.limits import JOB_RETRY_S, JOB_RETRY_S_MAX
 
-PLACE = Place("node", "agent", 1, 7)
+PLACE = Place("node", "agent", 7)
 
 
 def job(state: State = State.PENDING, **fields: Any) -> Job:
@@ -216,7 +216,7 @@ def test_the_bytes_of_a_job() -> None:
     more = (
         b',"policy":{"retries":1,"timeout_s":2.5,"priority":3,"on_lost":"retry","data":"k",'
         b'"requires_data":true},"token":"t","state":"failed","attempt":2,"failures":1,'
-        b'"place":{"node":"node","agent":"agent","slot":1,"turn":7},"not_before_ms":4,'
+        b'"place":{"node":"node","agent":"agent","turn":7},"not_before_ms":4,'
         b'"started_ms":5,"finished_ms":6,"error":"e"},"output":"[1]","traceback":"x"}'
     )
     assert encode_stored(Stored(whole, "[1]", "x")) == text[:-2] + more

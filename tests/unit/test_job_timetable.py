@@ -17,7 +17,7 @@ MINUTE = {"interval": "minutes", "time_unit": 1}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pulzar.jobs.local.JOBS_TICK_S", 0.005)
+    monkeypatch.setattr("pulzar.jobs.dispatch.JOBS_TICK_S", 0.005)
     monkeypatch.setattr("pulzar.jobs.system.JOBS_TICK_S", 0.005)
 
 
