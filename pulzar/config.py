@@ -57,6 +57,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     segment_bytes: int
     retired_grace_s: int
     jobs_dir: str
+    job_engine: str
     job_slots: int
     job_memory_bytes: int
     log_level: str

@@ -19,6 +19,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 from pulzar.clock import Clock
 from pulzar.cluster.front import FrontStore
@@ -44,6 +45,9 @@ from pulzar.http.master_app import build_front_app, build_master_app
 from pulzar.http.server import serve
 from pulzar.http.volume_app import VolumeApp
 from pulzar.jobs.agent_process import AgentProcess
+from pulzar.jobs.dask_engine import DaskEngine
+from pulzar.jobs.dask_lines import Begin
+from pulzar.jobs.local import LocalEngine
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.system import JobSystem
 from pulzar.varidb.entry import Store
@@ -131,7 +135,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
         await front.close()
         await network.close()
 
-    jobs = _job_system(config, front, front.holders, clock=clock)
+    jobs = _job_system(config, key, front, front.holders, clock=clock)
     leaving = asyncio.create_task(_leave(stop, front.leave, jobs.leave))
 
     if not local.alone:
@@ -194,7 +198,7 @@ async def run_master(
             undo.pop_all()
     except OSError as error:
         raise OpenError(f"{directory} cannot be used: {error}") from error
-    jobs = _job_system(config, store, store.holders, clock=clock)
+    jobs = _job_system(config, key, store, store.holders, clock=clock)
     leaving = asyncio.create_task(_leave(stop, jobs.leave))
     jobs.start()
     app = build_master_app(
@@ -327,14 +331,22 @@ def cluster_options(config: Config) -> ClusterOptions:
 
 
 def _job_system(
-    config: Config, store: Store, holders: Callable[[bytes], Sequence[str]], *, clock: Clock
+    config: Config,
+    key: str,
+    store: Store,
+    holders: Callable[[bytes], Sequence[str]],
+    *,
+    clock: Clock,
 ) -> JobSystem:
+    begin = Begin(key, config.host, config.log_level)
+    dask = partial(DaskEngine, begin=begin, nodes_min=1 if config.job_engine == "dask" else 2)
     return JobSystem(
         store,
         Scripts(config.jobs_dir),
         clock=clock,
         holders=lambda key: holders(key.encode()),
         draw=random.random,
+        engine=LocalEngine if config.job_engine == "local" else dask,
     )
 
 

@@ -14,6 +14,7 @@ from pulzar.limits import (
     SLOTS_MAX,
 )
 
+ENGINES = ("auto", "local", "dask")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 SIZE_UNITS = {"": 1, "b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1024 * GIB}
@@ -128,6 +129,14 @@ def parse_timeout(text: str) -> int:
     if not 1 <= seconds <= CLIENT_TIMEOUT_S_MAX:
         raise ValueError(f"give at least 1s and at most {CLIENT_TIMEOUT_S_MAX // 3600}h")
     return seconds
+
+
+def parse_engine(text: str) -> str:
+    """The name of an engine of jobs. Raises ValueError."""
+    engine = text.strip().lower()
+    if engine not in ENGINES:
+        raise ValueError(f"give one of {', '.join(ENGINES)}")
+    return engine
 
 
 def parse_log_level(text: str) -> str:

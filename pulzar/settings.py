@@ -22,6 +22,7 @@ from pulzar.setting_kinds import (
     LOG_LEVELS,
     parse_count,
     parse_duration,
+    parse_engine,
     parse_host,
     parse_log_level,
     parse_name,
@@ -305,6 +306,20 @@ SETTINGS = (
         "runs none here.",
         costs="Each slot is a process that stays, of about 12 MiB and what its scripts import. "
         "With more slots than processors, jobs and the store wait for each other.",
+        unsure="auto.",
+    ),
+    Setting(
+        section="jobs",
+        name="engine",
+        field="job_engine",
+        parse=parse_engine,
+        default="auto",
+        does="Who chooses the node on which a job runs. local: each node asks the master for as "
+        "many jobs as it has slots. dask: dask.distributed, with a scheduler beside the master and "
+        "TLS between the nodes. auto is local for one node, and dask as soon as there are two.",
+        costs="dask takes about 90 MiB beside the master and 60 MiB on each node, and a job takes "
+        "a few milliseconds more. The nodes must reach a port of the master that the system "
+        "chooses; a node that cannot goes on as with local.",
         unsure="auto.",
     ),
     Setting(

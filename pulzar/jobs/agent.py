@@ -8,6 +8,9 @@ one can say what had not been begun. Beside that one question is always open, by
 says what is to be ended; and as long as something runs, the agent says what was written, some times
 a second.
 
+A master may have a scheduler that gives jobs to agents; then the agent joins it (dask_worker.py)
+and asks for those jobs that it is told of.
+
 The master may restart: every question is asked again until it is answered, and what runs goes on.
 What an agent needs to know comes as one line of JSON on stdin; it ends when stdin closes.
 """
@@ -15,6 +18,7 @@ What an agent needs to know comes as one line of JSON on stdin; it ends when std
 import asyncio
 import contextlib
 import ctypes
+import importlib
 import io
 import logging
 import os
@@ -25,6 +29,7 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
@@ -63,6 +68,7 @@ _log = logging.getLogger(__name__)
 
 _PR_SET_CHILD_SUBREAPER = 36
 _AGAIN_S = 0.2  # before a question is asked again
+_JOIN_AGAIN_S = 1.0
 M = TypeVar("M", bound=Message)
 
 # What runs in the process. A signal to the whole group is for the parent, which closes stdin.
@@ -117,6 +123,14 @@ class Agent:
         self._orders = Held(site.slots, clock=clock)
         self._results: list[Result] = []
         self._has_results = asyncio.Event()
+        self._ends: dict[tuple[int, int], asyncio.Future[None]] = {}  # of what somebody waits for
+        self._taking: set[asyncio.Task[None]] = set()
+        self._scheduler = 0  # the port of the scheduler that is to be joined
+        self._joining: asyncio.Task[None] | None = None
+        self._joined = 0  # the port of the one that is
+        self._claiming = asyncio.Lock()  # one after the other, or there is no room for the second
+        self._is_alone = asyncio.Event()  # it has joined none
+        self._is_alone.set()
         self._at_work = asyncio.Event()  # some slot has, or had just now, something to run
         self._there: set[str] = set()  # the hashes of which the scripts are here
         self._fetching: dict[str, asyncio.Task[None]] = {}
@@ -140,10 +154,13 @@ class Agent:
 
     async def _ask_for_orders(self) -> None:
         while True:
+            await self._is_alone.wait()
             await self._orders.has_room()
             await self._take(wants=self._orders.room, wait_s=AGENT_WAIT_S)
 
-    async def _take(self, *, wants: int, wait_s: float, jobs: Sequence[int] = ()) -> None:
+    async def _take(
+        self, *, wants: int, wait_s: float, jobs: Sequence[int] = ()
+    ) -> Sequence[Order]:
         """Ask for orders, and have them here."""
         self._turn += 1
         turn = Turn(
@@ -155,7 +172,29 @@ class Agent:
             free=self._orders.free,
             jobs=list(jobs),
         )
-        self._orders.add((await self._ask(Given, "turn", turn, wait_s=wait_s)).orders)
+        orders = (await self._ask(Given, "turn", turn, wait_s=wait_s)).orders
+        self._orders.add(orders)
+        return orders
+
+    async def _take_these(self, jobs: Sequence[int]) -> None:
+        """Run those of some jobs that nobody has; wait until the master knows how they ended. They
+        are run also where nobody waits any longer."""
+        taking = asyncio.create_task(self._until_ended(jobs))
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+        await asyncio.shield(taking)
+
+    async def _until_ended(self, jobs: Sequence[int]) -> None:
+        async with self._claiming:
+            await self._orders.has_room()
+            orders = await self._take(wants=len(jobs), wait_s=0.0, jobs=jobs)
+        loop = asyncio.get_running_loop()
+        ends = [loop.create_future() for _ in orders]
+        self._ends.update(
+            ((order.job, order.attempt), end) for order, end in zip(orders, ends, strict=True)
+        )
+        if ends:
+            await asyncio.wait(ends)
 
     async def _serve(self, slot: Slot) -> None:
         while True:
@@ -186,6 +225,10 @@ class Agent:
                 await asyncio.sleep(_AGAIN_S)
                 continue
             del self._results[: len(telling)]
+            for result in telling:
+                end = self._ends.pop((result.job, result.attempt), None)
+                if end is not None:
+                    end.set_result(None)
             if not self._results:
                 self._has_results.clear()
 
@@ -217,6 +260,7 @@ class Agent:
         """Hear what is to be ended."""
         while True:
             heard = await self._speak([], wait_s=AGENT_SPEAKS_S)
+            self._follow(heard.scheduler)
             for job, attempt in heard.cancel:
                 held = self._orders.remove(job, attempt)
                 if held is not None:
@@ -225,6 +269,44 @@ class Agent:
                     running = slot.running
                     if running and (running.order.job, running.order.attempt) == (job, attempt):
                         slot.cancel()
+
+    def _follow(self, port: int) -> None:
+        """Join the scheduler at a port of the master's host, in place of another one."""
+        if port == self._scheduler:
+            return
+        self._scheduler = port
+        if self._joining is not None:
+            self._joining.cancel()
+        self._joining = asyncio.create_task(self._join(port)) if port else None
+
+    async def _join(self, port: int) -> None:
+        # Not loaded by an agent that needs it not: it takes 40 MiB, and a second.
+        dask_worker = await asyncio.to_thread(importlib.import_module, "pulzar.jobs.dask_worker")
+        host = urlsplit(self._site.master).hostname or ""
+        address = f"tls://[{host}]:{port}" if ":" in host else f"tls://{host}:{port}"
+
+        async def joined(*, is_joined: bool) -> None:
+            self._joined = port if is_joined else 0
+            if is_joined:
+                self._is_alone.clear()
+            else:
+                self._is_alone.set()
+            await self._speak([], wait_s=0.0)
+
+        while True:
+            try:
+                await dask_worker.work(
+                    address,
+                    key=self._site.key,
+                    node=self._site.node,
+                    slots=self._site.slots,
+                    directory=os.path.join(self._site.directory, "dask"),
+                    take=self._take_these,
+                    joined=joined,
+                )
+            except Exception as error:  # whatever dask meets: until it is joined, the agent asks
+                _log.warning("the scheduler at %s could not be joined: %s", address, error)
+            await asyncio.sleep(_JOIN_AGAIN_S)
 
     async def _report(self) -> None:
         """Say what runs: often, where it has news; now and then, so that a new master knows."""
@@ -251,6 +333,7 @@ class Agent:
             wait_s=wait_s,
             running=running,
             before=list(before),
+            scheduler=self._joined,
         )
         return await self._ask(Heard, "word", word, wait_s=wait_s)
 

@@ -165,7 +165,8 @@ class Dispatcher:
         if again:
             return Given([_order(self._ledger.get(number)) for number in again])
         end_s = self._clock.monotonic_s() + turn.wait_s
-        while self.is_open and (left_s := end_s - self._clock.monotonic_s()) >= 0:
+        while self.is_open:
+            left_s = max(0.0, end_s - self._clock.monotonic_s())
             numbers = turn.jobs or await self._engine.jobs_for(turn, timeout_s=left_s)
             claimed = await asyncio.gather(
                 *(self._claim(number, place) for number in numbers), return_exceptions=True
@@ -221,13 +222,7 @@ class Dispatcher:
             self._engine.match()
         for news in word.running:
             await self._take_news(agent, news)
-        port = self._engine.scheduler
-        if (
-            self.is_open
-            and word.wait_s
-            and not agent.ending - agent.told
-            and port == word.scheduler
-        ):
+        if self.is_open and word.wait_s and not self._has_news_for(agent):
             agent.wake.clear()
             try:
                 async with asyncio.timeout(word.wait_s):
@@ -237,7 +232,12 @@ class Dispatcher:
         agent.heard_s = self._clock.monotonic_s()
         ending = sorted(agent.ending - agent.told)
         agent.told.update(ending)
-        return Heard(ending, self._engine.scheduler)
+        agent.told_scheduler = self._engine.scheduler
+        return Heard(ending, agent.told_scheduler)
+
+    def _has_news_for(self, agent: Agent) -> bool:
+        is_elsewhere = self._engine.scheduler != agent.told_scheduler
+        return bool(agent.ending - agent.told) or is_elsewhere
 
     async def _take_news(self, agent: Agent, news: News) -> None:
         now_ms = self._clock.now_ms()

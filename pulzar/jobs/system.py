@@ -13,6 +13,7 @@ from pulzar.clock import Clock
 from pulzar.errors import Conflict, InvalidParameter, NotReady, PulzarError
 from pulzar.jobs import changes
 from pulzar.jobs.dispatch import Dispatcher
+from pulzar.jobs.engine import Engine
 from pulzar.jobs.launch import Wanted, parse_launch
 from pulzar.jobs.ledger import Ledger
 from pulzar.jobs.local import LocalEngine
@@ -44,15 +45,16 @@ class JobSystem:
         clock: Clock,
         holders: Callable[[str], Sequence[str]],
         draw: Callable[[], float],
+        engine: Callable[[Queue, Workforce], Engine] = LocalEngine,
     ) -> None:
+        """`engine` makes the engine; see Dispatcher for the others."""
         self.scripts = scripts
         self._store = store
         self._is_loaded = False
         self._ledger = Ledger(store, clock=clock, changed=self._changed)
         queue, workforce = Queue(self._ledger.get), Workforce(holders)
-        engine = LocalEngine(queue, workforce)
         self._dispatcher = Dispatcher(
-            self._ledger, queue, workforce, engine, clock=clock, draw=draw
+            self._ledger, queue, workforce, engine(queue, workforce), clock=clock, draw=draw
         )
         self._timetable = Timetable(store, self._ledger, clock=clock, launch=self._accept)
         self._maps = Maps(store, self._ledger, clock=clock)

@@ -15,13 +15,15 @@ _WEIGHT = 0.1  # of the job that ended last, in the mean of what jobs take
 
 class Agent(msgspec.Struct, eq=False):
     """An agent that was heard. `ending` are jobs and attempts that it is to end, `told` those of
-    them that it was told; `scheduler` is the port of the scheduler that gives it jobs, or 0."""
+    them that it was told; `scheduler` is the port of the scheduler that it has joined, or 0, and
+    `told_scheduler` that of the one that it is to join."""
 
     id: str
     node: str
     heard_s: float
     slots: int = 0
     scheduler: int = 0
+    told_scheduler: int = 0
     ending: set[tuple[int, int]] = msgspec.field(default_factory=set)
     told: set[tuple[int, int]] = msgspec.field(default_factory=set)
     wake: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
