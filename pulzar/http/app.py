@@ -48,6 +48,7 @@ class App(Application):
         admin = Admin(store)
         answers = Room(ANSWERS_BYTES_MAX, patience)
         batches = Batches(store, clock=clock, patience=patience, answers=answers)
+        self.metrics = Metrics(self.tally, store.statistics)
         self._endpoints = {
             "/list_keys/{prefix}": Lister(store, patience=patience, answers=answers).get,
             "/batch": batches.post,
@@ -55,7 +56,7 @@ class App(Application):
             "/admin/compact": short(admin.compact),
             "/healthz": short(admin.health),
             "/readyz": short(admin.ready),
-            "/metrics": short(Metrics(store.statistics, self.tally).get),
+            "/metrics": short(self.metrics.get),
         }
 
 

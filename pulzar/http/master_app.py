@@ -71,6 +71,7 @@ def build_front_app(
 def _answer_jobs(built: App, system: JobSystem, internal: Internal) -> None:
     built.answer(Jobs(system, patience=built.patience).endpoints)
     built.answer(Agents(system, internal).endpoints)
+    built.metrics.add(system.statistics)
 
 
 class _Current:

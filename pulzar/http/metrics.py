@@ -5,6 +5,7 @@ Requests only add to plain numbers in a `Tally`; they become metrics when somebo
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Statistics: TypeAlias = Callable[[], dict[str, float]]
 
 
 class Tally:
@@ -28,10 +31,10 @@ class Tally:
 
 
 class Metrics(Collector):
-    """Reads the store's statistics and the tally when asked."""
+    """Reads the tally, and the statistics of all that is to be counted, when asked."""
 
-    def __init__(self, statistics: Callable[[], dict[str, float]], tally: Tally) -> None:
-        self._statistics = statistics
+    def __init__(self, tally: Tally, *statistics: Statistics) -> None:
+        self._statistics = list(statistics)
         self._tally = tally
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -53,13 +56,18 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "pulzar_http_sent_bytes", "Bytes of values sent.", tally.sent_bytes
         )
-        for name, value in sorted(self._statistics().items()):
+        found = [one for statistics in self._statistics for one in statistics().items()]
+        for name, value in sorted(found):
             words = name.replace("_", " ")
             if name.endswith("_total"):
                 counter = f"pulzar_{name.removesuffix('_total')}"
-                yield CounterMetricFamily(counter, f"{words} of the store.", value)
+                yield CounterMetricFamily(counter, f"{words}.", value)
             else:
-                yield GaugeMetricFamily(f"pulzar_{name}", f"{words} of the store.", value)
+                yield GaugeMetricFamily(f"pulzar_{name}", f"{words}.", value)
+
+    def add(self, statistics: Statistics) -> None:
+        """There is more to count."""
+        self._statistics.append(statistics)
 
     async def get(self, _: Request) -> Response:
         """GET /metrics."""

@@ -232,7 +232,7 @@ class VolumeApp(Application):
         self._endpoints = {
             "/healthz": short(_healthy),
             "/readyz": short(self._ready),
-            "/metrics": short(Metrics(values.statistics, self.tally).get),
+            "/metrics": short(Metrics(self.tally, values.statistics).get),
             **Autodiscovery(volume, internal, patience=patience).endpoints,
         }
 

@@ -30,7 +30,8 @@ class Joined(Protocol):
     async def __call__(self, *, is_joined: bool) -> None: ...
 
 
-# What dask would do beside: take profiles, hold small messages back, spill data to the disk.
+# What dask would do beside, it does not or more rarely: profiles, pages about itself, measuring
+# its own process 50 times a second.
 OPTIONS = {
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.allowed-failures": 0,
@@ -38,6 +39,10 @@ OPTIONS = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
+    "distributed.scheduler.work-stealing-interval": "500ms",
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.tick.limit": "30s",
+    "distributed.admin.system-monitor.interval": "10s",
     "distributed.comm.timeouts.connect": "5s",
     "distributed.logging": {"distributed": "error"},
 }

@@ -109,6 +109,14 @@ class Dispatcher:
 
     # What is known.
 
+    def counts(self) -> dict[str, float]:
+        """How many agents there are, and how many of them have joined the scheduler."""
+        there = self._workforce.there
+        return {
+            "jobs_agents": len(there),
+            "jobs_agents_joined": len([agent for agent in there if agent.scheduler]),
+        }
+
     def reason(self, job: Job) -> str:
         """Why a job waits; empty for one that does not."""
         if job.state != State.PENDING:

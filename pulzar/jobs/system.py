@@ -214,4 +214,8 @@ class JobSystem:
         """Counters and gauges by name."""
         if not self._is_loaded:
             return {}
-        return {"jobs_accepted_total": self._ledger.accepted_total, **self._ledger.counts()}
+        return {
+            "jobs_accepted_total": self._ledger.accepted_total,
+            **self._ledger.counts(),
+            **self._dispatcher.counts(),
+        }

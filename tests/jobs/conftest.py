@@ -11,6 +11,7 @@ import urllib3
 
 from pulzar.client.process import Server
 from pulzar.clock import SystemClock
+from pulzar.testing.machines import Machines
 
 DEADLINE_S = 30.0
 
@@ -94,6 +95,14 @@ class Site:
         self.until(has_ended, f"job {number} ends")
         return self.job(number)
 
+    def until_joined(self, agents: int) -> None:
+        """Wait until so many agents have joined the scheduler of dask."""
+        line = f"pulzar_jobs_agents_joined {float(agents)}"
+        self.until(
+            lambda: line in self.http.request("GET", self.url + "/metrics").data.decode(),
+            f"{agents} agents have joined",
+        )
+
     def has_lines(self, count: int) -> bool:
         """Whether the journal has so many lines."""
         return len(self.lines()) >= count
@@ -110,8 +119,34 @@ def site(tmp_path: Path) -> Site:
     return made
 
 
+@pytest.fixture(params=["local", "dask"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """All that is promised of jobs holds with each engine."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def server(site: Site, tmp_path: Path) -> Iterator[Server]:
-    with Server(str(tmp_path / "data"), options=["--jobs", str(site.jobs)]) as running:
+def server(site: Site, tmp_path: Path, engine: str) -> Iterator[Server]:
+    config = tmp_path / "server.conf"
+    config.write_text(f"[jobs]\nengine = {engine}\n")
+    options = ["--jobs", str(site.jobs), "--config", str(config)]
+    with Server(str(tmp_path / "data"), options=options) as running:
         site.url = running.url
+        if engine == "dask":
+            site.until_joined(1)
         yield running
+
+
+@pytest.fixture
+def machines(site: Site, tmp_path: Path, engine: str) -> Iterator[Machines]:
+    """A master and two nodes with two slots each."""
+    directory = tmp_path / "machines"
+    directory.mkdir()
+    options = {"jobs": f"dir = {site.jobs}\nslots = 2\nengine = {engine}\n"}
+    with Machines(str(directory), volumes=2, replicas=2, options=options) as made:
+        made.wait_ready()
+        site.url = made.master.url
+        if engine == "dask":
+            site.until_joined(2)
+        yield made

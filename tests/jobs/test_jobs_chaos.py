@@ -5,8 +5,6 @@ import random
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,23 +20,18 @@ SECONDS = 20.0
 ENDED_S_MAX = 90.0
 
 
-@pytest.fixture
-def machines(site: Site, tmp_path: Path) -> Iterator[Machines]:
-    directory = tmp_path / "machines"
-    directory.mkdir()
-    options = {"jobs": f"dir = {site.jobs}\nslots = 2\n"}
-    with Machines(str(directory), volumes=2, replicas=2, options=options) as made:
-        made.wait_ready()
-        site.url = made.master.url
-        yield made
-
-
 def kill_something(machines: Machines, rng: random.Random) -> None:
-    """The master, a volume with its agent, an agent alone, or one child of an agent."""
-    what = rng.choice(["master", "volume", "agent", "child"])
+    """The master, a volume with its agent, an agent alone, one child of an agent, or the
+    scheduler."""
+    what = rng.choice(["master", "volume", "agent", "child", "scheduler"])
     if what == "master":
         machines.master.kill()
         machines.start_master()
+        return
+    if what == "scheduler":
+        for one in machines.master.processes():
+            if "jobs.dask_scheduler" in " ".join(one.cmdline()):
+                one.kill()
         return
     volume = rng.choice(machines.volumes)
     if what == "volume":

@@ -1,25 +1,14 @@
 """Jobs where master and nodes are programs of their own."""
 
-from collections.abc import Iterator
-from pathlib import Path
+import random
 
 import pytest
 
+from pulzar.clock import SystemClock
 from pulzar.testing.machines import Machines
-from tests.jobs.conftest import Site
+from tests.jobs.conftest import DEADLINE_S, Site
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def machines(site: Site, tmp_path: Path) -> Iterator[Machines]:
-    directory = tmp_path / "machines"
-    directory.mkdir()
-    options = {"jobs": f"dir = {site.jobs}\nslots = 2\n"}
-    with Machines(str(directory), volumes=2, replicas=2, options=options) as made:
-        made.wait_ready()
-        site.url = made.master.url
-        yield made
 
 
 def test_jobs_run_on_the_nodes_and_where_their_data_is(site: Site, machines: Machines) -> None:
@@ -56,3 +45,29 @@ def test_what_a_node_ran_that_dies_is_run_by_another(site: Site, machines: Machi
     job = site.ended(number)
     assert (job["status"], job["attempts"]) == ("ready", 2)
     assert job["node"] != first
+
+
+def test_a_scheduler_that_dies_takes_nothing_with_it(site: Site, machines: Machines) -> None:
+    long = [site.launch(journal=str(site.journal), seconds=2) for _ in range(2)]
+    site.until(lambda: len(site.lines()) == 2, "both have begun")
+    waiting = [site.launch(journal=str(site.journal), seconds=0.1) for _ in range(30)]
+    for one in machines.master.processes():
+        if "jobs.dask_scheduler" in " ".join(one.cmdline()):
+            one.kill()
+    later = [site.launch(journal=str(site.journal)) for _ in range(5)]
+    for number in long + waiting + later:
+        job = site.ended(number)
+        assert (job["status"], job["attempts"], job["output"]) == ("ready", 1, number), job
+    assert len(site.lines()) == 2 * 37
+
+
+def test_jobs_of_unequal_length_share_the_nodes(site: Site, machines: Machines) -> None:
+    rng = random.Random(4)
+    lengths = [rng.choice([0.02, 0.1, 0.3]) for _ in range(120)]
+    clock = SystemClock()
+    begun_s = clock.monotonic_s()
+    numbers = [site.launch(journal=str(site.journal), seconds=seconds) for seconds in lengths]
+    nodes = {site.ended(number)["node"] for number in numbers}
+    assert nodes == {"v0", "v1"}
+    # Wide: the machine may have other work. bench/ says how close to the ideal it is.
+    assert clock.monotonic_s() - begun_s < 4 * sum(lengths) / 4 + DEADLINE_S
