@@ -6,6 +6,7 @@ from bench.rows import (
     cluster,
     compaction,
     jobs,
+    jobs_dask,
     large_value,
     many_keys,
     serial,
@@ -21,4 +22,5 @@ ROWS: tuple[Row, ...] = (
     *many_keys.ROWS,
     *cluster.ROWS,
     *jobs.ROWS,
+    *jobs_dask.ROWS,
 )

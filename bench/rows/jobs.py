@@ -333,7 +333,7 @@ def rate(context: Context) -> Iterator[Result]:
     """Pulzar and each of the peers that are installed, in turns."""
     count = context.scale.jobs
     kinds: list[tuple[type[Peer], Figure]] = [(Celery, CELERY), (Rq, RQ), (Huey, HUEY)]
-    there = [kind for kind, _ in kinds if _is_there(kind)]
+    there = [kind for kind, _ in kinds if is_there(kind)]
     rates: dict[str, list[float]] = {}
     with ExitStack() as running:
         runners: list[PulzarJobs | Peer] = [PulzarJobs(context)]
@@ -358,7 +358,8 @@ def rate(context: Context) -> Iterator[Result]:
             yield Result(figure=figure, rounds=found, detail=detail)
 
 
-def _is_there(kind: type[Peer]) -> bool:
+def is_there(kind: type[Peer]) -> bool:
+    """Whether a peer is installed."""
     has_redis = installed("redis-server") is not None
     return find_spec(kind.name) is not None and (has_redis or not kind.needs_redis)
 
@@ -367,13 +368,13 @@ def rest(context: Context) -> Iterator[Result]:
     """A server that has little to do."""
     with _site(context, slots=SLOTS) as server:
         api = Api(server.url)
-        times = [_one_job(api) for _ in range(LATENCY_JOBS + 10)][10:]
+        times = [one_job(api) for _ in range(LATENCY_JOBS + 10)][10:]
         detail = f"p99 {percentile(times, 0.99) * 1000:.1f} ms; {LATENCY_JOBS} jobs"
         yield Result(figure=LATENCY, rounds=(percentile(times, 0.5),), detail=detail)
         times = [_one_cancel(api) for _ in range(CANCELS)]
         detail = f"p50 {percentile(times, 0.5) * 1000:.1f} ms; {CANCELS} jobs"
         yield Result(figure=CANCEL, rounds=(percentile(times, 0.99),), detail=detail)
-        _one_job(api)
+        one_job(api)
         family = [psutil.Process(pid) for pid in server.pids()]
         time.sleep(1.0)
         before = _cpu_s(family)
@@ -388,7 +389,8 @@ def rest(context: Context) -> Iterator[Result]:
         yield Result(figure=AGENT, rounds=(sum(sizes),), detail=detail)
 
 
-def _one_job(api: Api) -> float:
+def one_job(api: Api) -> float:
+    """Launch a job at rest; how long it is until it is ready."""
     time.sleep(0.01)
     begun = time.monotonic()
     number = api.ask("POST", "/launch_job/bench/noop", b"{}")["job_id"]
