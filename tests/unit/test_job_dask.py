@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cached_property
 
 import msgspec
 import pytest
@@ -23,19 +24,29 @@ PORT = 7000
 DEADLINE_S = 30.0
 
 
-class Bench:
+class _Told(DaskEngine):
     """An engine whose scheduler is a list of what it was told."""
+
+    @cached_property
+    def said(self) -> list[Submit | Drop]:
+        return []
+
+    def _say(self, content: bytes) -> None:
+        self.said.append(decode_said(content))
+
+
+class Bench:
+    """The engine, and two agents that have joined."""
 
     def __init__(self, slots: int = 1) -> None:
         self.jobs: dict[int, Job] = {}
         self.where: dict[str, list[str]] = {}
         self.queue = Queue(self._get)
         self.workforce = Workforce(lambda key: self.where.get(key, []))
-        self.engine = DaskEngine(
+        self.engine = _Told(
             self.queue, self.workforce, begin=Begin(KEY, "127.0.0.1", "error"), nodes_min=99
         )
-        self.said: list[Submit | Drop] = []
-        self.engine._say = lambda content: self.said.append(decode_said(content))  # type: ignore[method-assign]
+        self.said = self.engine.said
         self.engine.scheduler = PORT
         for node in ("one", "two"):
             self.workforce.add(Agent(node, node, 0.0, slots=slots, scheduler=PORT))
@@ -172,17 +183,16 @@ def test_a_line_has_these_bytes(said: msgspec.Struct, content: bytes) -> None:
 async def scheduler() -> AsyncIterator[int]:
     """The port of a real scheduler of the cluster with KEY."""
     bench = Bench()
-    bench.engine = DaskEngine(
-        bench.queue, bench.workforce, begin=Begin(KEY, "127.0.0.1", "error"), nodes_min=1
-    )
-    bench.engine.start()
+    begin = Begin(KEY, "127.0.0.1", "error")
+    engine = DaskEngine(bench.queue, bench.workforce, begin=begin, nodes_min=1)
+    engine.start()
     try:
         async with asyncio.timeout(DEADLINE_S):
-            while not bench.engine.scheduler:  # noqa: ASYNC110  # there is no event to wait for
+            while not engine.scheduler:  # noqa: ASYNC110  # there is no event to wait for
                 await asyncio.sleep(0.02)
-        yield bench.engine.scheduler
+        yield engine.scheduler
     finally:
-        await bench.engine.close()
+        await engine.close()
 
 
 def context(key: str, directory: str, *, shows: bool = True) -> ssl.SSLContext:
