@@ -60,6 +60,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     job_engine: str
     job_slots: int
     job_memory_bytes: int
+    job_isolation: str
+    job_keep: int
+    job_keep_s: int
     log_level: str
     backup_chunk_records: int
     app_dir: str

@@ -47,6 +47,7 @@ from pulzar.http.volume_app import VolumeApp
 from pulzar.jobs.agent_process import AgentProcess
 from pulzar.jobs.dask_engine import DaskEngine
 from pulzar.jobs.dask_lines import Begin
+from pulzar.jobs.ledger import Kept
 from pulzar.jobs.local import LocalEngine
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.system import JobSystem
@@ -346,6 +347,7 @@ def _job_system(
         clock=clock,
         holders=lambda key: holders(key.encode()),
         draw=random.random,
+        kept=Kept(config.job_keep, config.job_keep_s),
         engine=LocalEngine if config.job_engine == "local" else dask,
     )
 
@@ -357,6 +359,7 @@ def _agent(config: Config, key: str, node: str, directory: str) -> AgentProcess:
         slots=(os.cpu_count() or 1) if config.job_slots < 0 else config.job_slots,
         directory=os.path.join(directory, AGENT_NAME),
         memory_bytes=config.job_memory_bytes,
+        is_fresh=config.job_isolation == "fresh",
         log_level=config.log_level,
     )
 

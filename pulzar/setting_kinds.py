@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pulzar.limits import (
     CLIENT_TIMEOUT_S_MAX,
     GIB,
+    JOBS_KEPT_MAX,
     KIB,
     MIB,
     REPLICAS_MAX,
@@ -15,6 +16,7 @@ from pulzar.limits import (
 )
 
 ENGINES = ("auto", "local", "dask")
+ISOLATIONS = ("warm", "fresh")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 SIZE_UNITS = {"": 1, "b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1024 * GIB}
@@ -137,6 +139,22 @@ def parse_engine(text: str) -> str:
     if engine not in ENGINES:
         raise ValueError(f"give one of {', '.join(ENGINES)}")
     return engine
+
+
+def parse_isolation(text: str) -> str:
+    """How jobs are kept apart. Raises ValueError."""
+    isolation = text.strip().lower()
+    if isolation not in ISOLATIONS:
+        raise ValueError(f"give one of {', '.join(ISOLATIONS)}")
+    return isolation
+
+
+def parse_kept(text: str) -> int:
+    """How many jobs are kept. Raises ValueError."""
+    count = parse_count(text)
+    if count > JOBS_KEPT_MAX:
+        raise ValueError(f"give at most {JOBS_KEPT_MAX:,}")
+    return count
 
 
 def parse_log_level(text: str) -> str:

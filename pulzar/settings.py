@@ -24,6 +24,8 @@ from pulzar.setting_kinds import (
     parse_duration,
     parse_engine,
     parse_host,
+    parse_isolation,
+    parse_kept,
     parse_log_level,
     parse_name,
     parse_path_or_auto,
@@ -333,6 +335,40 @@ SETTINGS = (
         costs="Without a limit one script can take all memory of a node, and the system may end "
         "any process there, the store too.",
         unsure="half of the machine's memory, divided by the number of slots.",
+    ),
+    Setting(
+        section="jobs",
+        name="isolation",
+        field="job_isolation",
+        parse=parse_isolation,
+        default="warm",
+        does="warm: a process runs one job after the other of one folder of scripts, as long as "
+        "they succeed. fresh: each job has a process of its own, which ends with it.",
+        costs="fresh takes the time in which Python starts and the script imports what it needs, "
+        "about 0.05 s and more. With warm, what a script leaves in its modules is there for the "
+        "next job.",
+        unsure="warm.",
+    ),
+    Setting(
+        section="jobs",
+        name="keep",
+        field="job_keep",
+        parse=parse_kept,
+        default="10000",
+        does="How many jobs that have ended are kept, with their output and log; those of maps are "
+        "kept with their map. The oldest ones go first.",
+        costs="Each takes some hundred bytes of the master's memory.",
+        unsure="10000.",
+    ),
+    Setting(
+        section="jobs",
+        name="keep_for",
+        field="job_keep_s",
+        parse=parse_duration,
+        default="30d",
+        does="How long a job that has ended is kept, if not too many came after it.",
+        costs="nothing.",
+        unsure="30d.",
     ),
     Setting(
         section="general",

@@ -83,7 +83,8 @@ main()
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is told: the master's URL, the cluster's key (hex), the name of its node, how
-    many slots it has, a directory of its own, and how much memory a job may have; 0: any."""
+    many slots it has, a directory of its own, and how much memory a job may have, 0 for any, and
+    whether each has a process of its own."""
 
     master: str
     key: str
@@ -91,6 +92,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     directory: str
     memory_bytes: int
+    is_fresh: bool
     log_level: str
 
 
@@ -113,6 +115,7 @@ class Agent:
                 master=site.master,
                 mark=f"{agent_id}-{number}",
                 memory_bytes=site.memory_bytes,
+                is_fresh=site.is_fresh,
                 clock=clock,
             )
             for number in range(site.slots)

@@ -27,6 +27,7 @@ class AgentProcess:
         slots: int,
         directory: str,
         memory_bytes: int,
+        is_fresh: bool,
         log_level: str,
     ) -> None:
         """See `Site`. Without slots there is no process."""
@@ -35,6 +36,7 @@ class AgentProcess:
         self._slots = slots
         self._directory = directory
         self._memory_bytes = memory_bytes
+        self._is_fresh = is_fresh
         self._log_level = log_level
         self._process: asyncio.subprocess.Process | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -48,6 +50,7 @@ class AgentProcess:
             slots=self._slots,
             directory=self._directory,
             memory_bytes=self._memory_bytes,
+            is_fresh=self._is_fresh,
             log_level=self._log_level,
         )
         if self._slots:

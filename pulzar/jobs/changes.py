@@ -99,7 +99,7 @@ def cancel_waiting(job: Job, *, now_ms: int) -> Stored | None:
     return Stored(replace(job, state=after(job.state, Event.CANCEL), finished_ms=now_ms))
 
 
-def give_up(job: Job, reason: str, *, now_ms: int) -> Stored | None:
+def give_up(job: Job, *, reason: str, now_ms: int) -> Stored | None:
     """It cannot be run."""
     if job.state != State.PENDING:
         return None

@@ -36,7 +36,14 @@ from pulzar.jobs.queue import Queue
 from pulzar.jobs.record import Job, Place
 from pulzar.jobs.states import AT_WORK, FINISHED, Event, State
 from pulzar.jobs.workforce import Agent, Workforce
-from pulzar.limits import AGENT_LOST_S, JOB_LOG_BYTES_MAX, JOBS_AWAY_S, JOBS_TICK_S
+from pulzar.limits import (
+    AGENT_LOST_S,
+    JOB_DATA_WAIT_S,
+    JOB_LOG_BYTES_MAX,
+    JOBS_AGE_LOOK_S,
+    JOBS_AWAY_S,
+    JOBS_TICK_S,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +82,8 @@ class Dispatcher:
         self._live: dict[int, Live] = {}
         self._waiters: dict[int, list[asyncio.Future[None]]] = {}
         self._ticking: asyncio.Task[None] | None = None
+        self._without_data: dict[int, float] = {}  # jobs by id, since when
+        self._data_s = 0.0  # monotonic; when to look for them
         self._looked_s = 0.0  # monotonic; when it was last looked around
         self.is_open = True  # until it is to end
 
@@ -338,9 +347,30 @@ class Dispatcher:
         self._looked_s = now_s
         self._queue.look(now_ms=now_ms)
         self._engine.match()
+        if now_s >= self._data_s:
+            self._data_s = now_s + JOBS_AGE_LOOK_S
+            await self._give_up_without_data(now_s)
         for agent in self._workforce.known:
             if now_s - agent.heard_s >= AGENT_LOST_S:
                 await self._lose(agent)
+
+    async def _give_up_without_data(self, now_s: float) -> None:
+        """What must run where its data is, and has waited JOB_DATA_WAIT_S for such a node."""
+        nodes = {agent.node for agent in self._workforce.there}
+        waiting = {
+            job.id: self._without_data.get(job.id, now_s)
+            for job in self._ledger.in_states([State.PENDING])
+            if job.policy.requires_data and not self._workforce.fitting(job, nodes)
+        }
+        self._without_data = waiting
+        for number, since_s in waiting.items():
+            if now_s - since_s >= JOB_DATA_WAIT_S:
+                give_up = partial(
+                    changes.give_up,
+                    reason=f"no node had its data for {JOB_DATA_WAIT_S:g} s",
+                    now_ms=self._clock.now_ms(),
+                )
+                await self._ledger.change(number, give_up)
 
     async def _take_over(self, before: Before) -> None:
         """An agent has gone, and it is known what it had begun: the rest is given to others."""

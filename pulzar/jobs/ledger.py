@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 
+import msgspec
+
 from pulzar.clock import Clock
 from pulzar.errors import JobNotFound, KeyNotFound, OutcomeUnknown
 from pulzar.jobs.changes import Change
@@ -36,7 +38,7 @@ from pulzar.jobs.scripts import Archive
 from pulzar.jobs.states import FINISHED, State
 from pulzar.limits import (
     JOB_OUTPUT_INLINE_BYTES_MAX,
-    JOBS_FINISHED_MAX,
+    JOBS_AGE_LOOK_S,
     JOBS_FORGOTTEN_AT_ONCE,
     JOBS_WRITTEN_AT_ONCE,
     LIST_LIMIT_MAX,
@@ -51,14 +53,27 @@ _JSON = "application/json"
 _PLAIN = Policy()
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """How many jobs that have ended are kept, and for how long."""
+
+    jobs: int
+    seconds: int
+
+
 class Ledger:
     """The jobs of one site. One event loop. `changed` is called with each job that has changed, and
     what it was before."""
 
     def __init__(
-        self, store: Store, *, clock: Clock, changed: Callable[[Job, Job | None], None]
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        changed: Callable[[Job, Job | None], None],
+        kept: Kept,
     ) -> None:
         self._store = store
+        self._kept = kept
         self._clock = clock
         self._changed = changed
         self._turns = Turns()
@@ -70,6 +85,7 @@ class Ledger:
         self._unsettled: dict[int, Stored] = {}
         self._unaccepted: list[bytes] = []  # jobs whose map was never written
         self._last = 0
+        self._ages_s = 0.0  # monotonic; when it is to be looked which jobs are old
         self.accepted_total = 0
 
     async def load(self, maps: Collection[int]) -> None:
@@ -259,10 +275,19 @@ class Ledger:
             await self._batch([Delete(key) for key in self._unaccepted])
             self._unaccepted.clear()
         numbers = list(chain.from_iterable(self._by_state[state] for state in FINISHED))
-        surplus = len(numbers) - JOBS_FINISHED_MAX
+        surplus = len(numbers) - self._kept.jobs
         if surplus > 0:
-            oldest = heapq.nsmallest(min(surplus, JOBS_FORGOTTEN_AT_ONCE), numbers)
-            await self._forget([number for number in oldest if number != self._last])
+            await self._forget_oldest(numbers, surplus)
+        elif self._clock.monotonic_s() >= self._ages_s:
+            self._ages_s = self._clock.monotonic_s() + JOBS_AGE_LOOK_S
+            until_ms = self._clock.now_ms() - self._kept.seconds * 1000
+            old = [number for number in numbers if self._jobs[number].finished_ms < until_ms]
+            await self._forget_oldest(old, len(old))
+
+    async def _forget_oldest(self, numbers: Sequence[int], count: int) -> None:
+        """Forget some of them; some at once, or other requests wait."""
+        oldest = heapq.nsmallest(min(count, JOBS_FORGOTTEN_AT_ONCE), numbers)
+        await self._forget([number for number in oldest if number != self._last])
 
     async def forget_map(self, key: bytes, numbers: Sequence[int]) -> None:
         """Forget a map, and its jobs, which have ended. Raises Unavailable."""

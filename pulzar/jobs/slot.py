@@ -3,7 +3,8 @@
     start a child, if none is warm for this directory of scripts -> send the job -> read its answer
           -> read what is left of its log -> keep the child, or end it and everything it started
 
-A child is kept while its jobs succeed, leave no process behind, and come from one directory. It is
+A child is kept while its jobs succeed, leave no process and not too much memory behind, and come
+from one directory. It is
 ended as a group: first SIGTERM, then SIGKILL, then whatever had left the group. Its orphans come to
 the agent (PR_SET_CHILD_SUBREAPER), which knows them by a word in their environment.
 """
@@ -25,13 +26,14 @@ from pulzar.clock import Clock
 from pulzar.jobs.child import LENGTH, PIPES
 from pulzar.jobs.messages import News, Order, Result
 from pulzar.jobs.states import Event
-from pulzar.limits import JOB_KILL_S, JOB_LOG_BYTES_MAX, JOBS_PER_CHILD
+from pulzar.limits import CHILD_BYTES_MAX, JOB_KILL_S, JOB_LOG_BYTES_MAX, JOBS_PER_CHILD
 
 _log = logging.getLogger(__name__)
 
 _COMMAND = "from pulzar.jobs.child import main; main()"
 _MARK = "PULZAR_SLOT"
 _LOG_READ_BYTES = 1 << 16
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LOOK_AGAIN_S = 0.002  # whether a process that was killed has gone
 
 
@@ -132,6 +134,15 @@ class _Child:
         except OSError:
             return not self.tree()
 
+    @property
+    def resident_bytes(self) -> int:
+        """How much memory it has."""
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as file:
+                return int(file.read().split()[1]) * _PAGE_BYTES
+        except OSError:
+            return 0
+
     async def send(self, frame: dict[str, object]) -> None:
         """Give it a job. Where it has ended, `answer` says so."""
         content = json.dumps(frame).encode()
@@ -223,8 +234,11 @@ class Slot:
         mark: str,
         clock: Clock,
         memory_bytes: int = 0,
+        is_fresh: bool = False,
     ) -> None:
-        """`memory_bytes` is how much a job may have; 0: any."""
+        """`memory_bytes` is how much a job may have, 0 for any; with `is_fresh` each job has a
+        process of its own."""
+        self._is_fresh = is_fresh
         self._memory_bytes = memory_bytes
         self.number = number
         self.running: Running | None = None
@@ -330,7 +344,13 @@ class Slot:
     async def _let_go(self, child: _Child, answer: dict[str, object] | None) -> str:
         """Keep a child that is as good as new; end any other. How it ended, where it did."""
         child.read_log()
-        is_good = answer is not None and answer["event"] == "succeed" and child.is_alone
+        is_good = (
+            answer is not None
+            and answer["event"] == "succeed"
+            and not self._is_fresh
+            and child.is_alone
+            and child.resident_bytes <= CHILD_BYTES_MAX
+        )
         ending = ""
         if not is_good:
             self._child = None

@@ -15,7 +15,7 @@ from pulzar.jobs import changes
 from pulzar.jobs.dispatch import Dispatcher
 from pulzar.jobs.engine import Engine
 from pulzar.jobs.launch import Wanted, parse_launch
-from pulzar.jobs.ledger import Ledger
+from pulzar.jobs.ledger import Kept, Ledger
 from pulzar.jobs.local import LocalEngine
 from pulzar.jobs.maps import Map, Maps
 from pulzar.jobs.messages import Done, Given, Heard, Recorded, Turn, Word
@@ -46,12 +46,13 @@ class JobSystem:
         holders: Callable[[str], Sequence[str]],
         draw: Callable[[], float],
         engine: Callable[[Queue, Workforce], Engine] = LocalEngine,
+        kept: Kept,
     ) -> None:
-        """`engine` makes the engine; see Dispatcher for the others."""
+        """`engine` makes the engine; see Dispatcher and Ledger for the others."""
         self.scripts = scripts
         self._store = store
         self._is_loaded = False
-        self._ledger = Ledger(store, clock=clock, changed=self._changed)
+        self._ledger = Ledger(store, clock=clock, changed=self._changed, kept=kept)
         queue, workforce = Queue(self._ledger.get), Workforce(holders)
         self._dispatcher = Dispatcher(
             self._ledger, queue, workforce, engine(queue, workforce), clock=clock, draw=draw

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from pulzar.jobs.ledger import Kept
 from pulzar.jobs.messages import Before, Done, News, Order, Result, Turn, Word
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.states import Event, State
@@ -24,6 +25,7 @@ class Site:
         self.store = MemoryStore(self.clock)
         self.scripts = scripts
         self.where: dict[str, list[str]] = {}
+        self.kept = Kept(10_000, 30 * 24 * 3600)
         self.system = self._made()
 
     def _made(self) -> JobSystem:
@@ -33,6 +35,7 @@ class Site:
             clock=self.clock,
             holders=lambda key: self.where.get(key, []),
             draw=lambda: 0.0,
+            kept=self.kept,
         )
 
     async def start(self) -> None:

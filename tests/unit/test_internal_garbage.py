@@ -22,6 +22,7 @@ from pulzar.http.master_app import build_master_app
 from pulzar.http.skynet import PATHS as MASTER_PATHS
 from pulzar.http.volume_app import VolumeApp
 from pulzar.jobs import messages as j
+from pulzar.jobs.ledger import Kept
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.system import JobSystem
 from pulzar.testing import ManualClock
@@ -374,6 +375,7 @@ def job_system(cluster: LocalCluster, clock: ManualClock) -> JobSystem:
         clock=clock,
         holders=lambda key: cluster.store.holders(key.encode()),
         draw=lambda: 0.0,
+        kept=Kept(10, 10),
     )
 
 

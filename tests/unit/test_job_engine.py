@@ -6,10 +6,17 @@ from pathlib import Path
 import pytest
 
 from pulzar.errors import Conflict, JobNotFound, OutcomeUnknown, Unavailable
+from pulzar.jobs.ledger import Kept
 from pulzar.jobs.messages import Before
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.states import Event, State
-from pulzar.limits import AGENT_LOST_S, JOB_OUTPUT_INLINE_BYTES_MAX, JOB_RETRY_S
+from pulzar.limits import (
+    AGENT_LOST_S,
+    JOB_DATA_WAIT_S,
+    JOB_OUTPUT_INLINE_BYTES_MAX,
+    JOB_RETRY_S,
+    JOBS_AGE_LOOK_S,
+)
 from pulzar.varidb.entry import Put, Written
 from tests.unit.job_players import DEADLINE_S, Player, opened
 
@@ -346,12 +353,12 @@ def test_a_claim_that_cannot_be_written_leaves_the_job_waiting(
 
 
 def test_the_oldest_jobs_are_forgotten_and_no_id_comes_twice(
-    scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+    scripts: Scripts,
 ) -> None:
-    monkeypatch.setattr("pulzar.jobs.ledger.JOBS_FINISHED_MAX", 3)
-
     async def life() -> None:
         async with opened(scripts) as site:
+            site.kept = Kept(3, 3600)
+            await site.restart()
             player, result = Player(site), None
             for _ in range(6):
                 await site.launch()
@@ -368,6 +375,44 @@ def test_the_oldest_jobs_are_forgotten_and_no_id_comes_twice(
             assert await site.launch() == 7
             keys = [key for key in site.store._entries if key.startswith(b"\0log")]
             assert len(keys) == 3
+
+    asyncio.run(life())
+
+
+def test_what_ended_long_ago_is_forgotten(scripts: Scripts) -> None:
+    async def life() -> None:
+        async with opened(scripts) as site:
+            site.kept = Kept(100, 3600)
+            await site.restart()
+            player = Player(site)
+            await site.launch()
+            await player.tell(player.result(await player.order()))
+            site.clock.advance(3000)
+            await site.launch()
+            await player.tell(player.result(await player.order()))
+            site.clock.advance(700)
+            await site.launch()
+            await site.until(lambda: site.jobs() == [2, 3])
+
+    asyncio.run(life())
+
+
+def test_a_job_that_must_have_its_data_does_not_wait_for_ever(scripts: Scripts) -> None:
+    async def life() -> None:
+        async with opened(scripts) as site:
+            player = Player(site)
+            await player.speak()
+            must = b'{"pulzar_data": "k", "pulzar_data_policy": "require"}'
+            number = await site.launch(must)
+            for _ in range(2):
+                site.clock.advance(JOBS_AGE_LOOK_S)
+                await site.system.dispatcher._look_around()
+                assert site.state(number) == State.PENDING
+            site.clock.advance(JOB_DATA_WAIT_S)
+            await player.speak()
+            await site.system.dispatcher._look_around()
+            job = site.system.ledger.get(number)
+            assert (job.state, job.error) == (State.FAILED, "no node had its data for 3600 s")
 
     asyncio.run(life())
 

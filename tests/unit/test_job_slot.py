@@ -55,7 +55,7 @@ async def until(holds: Callable[[], object]) -> None:
 class Bench:
     """A slot, and the scripts that a test gives it."""
 
-    def __init__(self, tmp_path: Path, *, memory_bytes: int = 0) -> None:
+    def __init__(self, tmp_path: Path, *, memory_bytes: int = 0, is_fresh: bool = False) -> None:
         self.path = tmp_path / "d"
         self.path.mkdir(parents=True)
         self.slot = Slot(
@@ -65,6 +65,7 @@ class Bench:
             mark=MARK,
             clock=SystemClock(),
             memory_bytes=memory_bytes,
+            is_fresh=is_fresh,
         )
 
     def script(self, text: str, name: str = "s") -> None:
@@ -346,3 +347,31 @@ def test_a_child_that_is_killed_from_outside_is_a_failure(bench: Bench) -> None:
         assert (result.event, result.error) == ("fail", "its process ended: SIGKILL")
 
     bench.life(work)
+
+
+PID = "import os\ndef execute(arguments):\n    return os.getpid()\n"
+
+
+def pids(bench: Bench) -> set[str]:
+    """The processes of three jobs."""
+    found: set[str] = set()
+
+    async def work(bench: Bench) -> None:
+        for _ in range(3):
+            found.add((await bench.run(order())).output)
+
+    bench.script(PID)
+    bench.life(work)
+    return found
+
+
+def test_jobs_share_a_process_or_have_one_each(tmp_path: Path) -> None:
+    assert len(pids(Bench(tmp_path / "warm"))) == 1
+    assert len(pids(Bench(tmp_path / "fresh", is_fresh=True))) == 3
+
+
+def test_a_process_that_has_become_too_large_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pulzar.jobs.slot.CHILD_BYTES_MAX", 1 << 20)
+    assert len(pids(Bench(tmp_path))) == 3
