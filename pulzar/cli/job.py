@@ -4,7 +4,10 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -17,14 +20,16 @@ from pulzar.cli.output import (
     print_json,
     print_line,
     print_table,
+    printable,
     stderr_is_terminal,
     time_text,
 )
 from pulzar.client.sync import Client
 from pulzar.config import load
 from pulzar.disk import SystemDisk
-from pulzar.errors import Conflict, UsageError
+from pulzar.errors import Conflict, PulzarError, UsageError
 from pulzar.jobs.scripts import NAME
+from pulzar.jobs.states import FINISHED
 
 id_argument = click.argument("job_id", metavar="ID", type=click.IntRange(min=1))
 
@@ -119,14 +124,17 @@ def launch(
         if not wait:
             print_json(job) if as_json else print_line(str(job["job_id"]))
         elif prefix is None:
-            _wait(client, job["job_id"], as_json)
+            _wait(client, job["job_id"], master, as_json)
         else:
             _wait_for_all(client, job["job_id"], as_json)
 
 
-def _wait(client: Client, number: int, as_json: bool) -> None:
-    """Show what a job writes, and then its output."""
-    _follow(client, number, sys.stderr.buffer)
+def _wait(client: Client, number: int, master: str, as_json: bool) -> None:
+    """Show what a job writes, on a terminal with how far it says it is, and then its output."""
+    if stderr_is_terminal():
+        _follow_with_bar(client, number, master)
+    else:
+        _follow(client, number, sys.stderr.buffer)
     ended = client.admin("GET", f"jobs/{number}")
     if as_json:
         print_json(ended)
@@ -140,15 +148,52 @@ def _wait(client: Client, number: int, as_json: bool) -> None:
 def _wait_for_all(client: Client, number: int, as_json: bool) -> None:
     """Show how far the jobs of a map are, and then what each of them gave."""
     pause = threading.Event()
-    while (shown := client.admin("GET", f"jobs/{number}"))["status"] in WAITING:
-        note(f"{shown['count']} jobs: {_counts(shown)}") if stderr_is_terminal() else None
-        pause.wait(WAIT_S)
+    with _bar(f"job {number}") as bar:
+        while (shown := client.admin("GET", f"jobs/{number}"))["status"] in WAITING:
+            ended = sum(shown["states"].get(state, 0) for state in FINISHED)
+            bar.show(f"job {number}: {_counts(shown)}", ended, shown["count"]) if bar else None
+            pause.wait(WAIT_S)
     for line in b"".join(client.text(f"/admin/jobs/{number}/results")).splitlines():
         result = json.loads(line)
         print_json(result) if as_json else print_line(json.dumps(result["output"]))
     if shown["status"] != "ready":
         note(f"job {number} is {shown['status']}: {_counts(shown)}")
         raise Answer(NO)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Any]:
+    """A bar on a terminal, None elsewhere."""
+    if not stderr_is_terminal():
+        yield None
+        return
+    # Drawing takes rich, which costs more time than most commands: only people pay for it.
+    with import_module("pulzar.cli.bar").shown(title) as bar:
+        yield bar
+
+
+def _follow_with_bar(client: Client, number: int, master: str) -> None:
+    """Write a job's log above a bar, which another thread keeps up to date."""
+    is_over = threading.Event()
+    with _bar(f"job {number}") as bar, Client(master) as looking:
+
+        def look() -> None:
+            while not is_over.wait(WAIT_S):
+                with suppress(PulzarError):  # the next look may be answered
+                    job = looking.admin("GET", f"jobs/{number}")
+                    words = (f"job {number}", job["status"], job["reason"], job["note"])
+                    title = " ".join(printable(word) for word in words if word)
+                    is_known = job["progress"] is not None
+                    bar.show(title, job["progress"] or 0.0, 1.0 if is_known else None)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            for piece in client.text(f"/admin/jobs/{number}/log?follow=1"):
+                bar.write(piece.decode(errors="replace"))
+        finally:
+            is_over.set()
+            thread.join()
 
 
 def _counts(shown: dict[str, Any]) -> str:
