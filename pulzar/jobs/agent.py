@@ -301,6 +301,7 @@ class Agent:
                 await dask_worker.work(
                     address,
                     key=self._site.key,
+                    agent=self._id,
                     node=self._site.node,
                     slots=self._site.slots,
                     directory=os.path.join(self._site.directory, "dask"),

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pulzar.jobs.dask_lines import Begin, Drop, Port, Submit, decode_ended, line
+from pulzar.jobs.dask_lines import Begin, Drop, Gone, Port, Submit, decode_ended, line
 from pulzar.jobs.local import LocalEngine
 from pulzar.jobs.messages import Turn
 from pulzar.jobs.queue import Queue
@@ -93,6 +93,8 @@ class DaskEngine:
     def forget(self, agent: str) -> None:
         """An agent has gone."""
         self._local.forget(agent)
+        if self.scheduler:
+            self._say(line(Gone(agent)))
         self.match()
 
     def match(self) -> None:

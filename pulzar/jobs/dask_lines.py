@@ -34,13 +34,19 @@ class Drop(msgspec.Struct, frozen=True, tag="drop"):
     task: int
 
 
+class Gone(msgspec.Struct, frozen=True, tag="gone"):
+    """An agent has gone: what it was sent is for others."""
+
+    agent: str
+
+
 class Ended(msgspec.Struct, frozen=True):
     """A task is over, however that came."""
 
     task: int
 
 
-decode_said = msgspec.json.Decoder(Submit | Drop).decode
+decode_said = msgspec.json.Decoder(Submit | Drop | Gone).decode
 decode_ended = msgspec.json.Decoder(Ended).decode
 
 

@@ -1,6 +1,6 @@
 """The scheduler of dask.distributed and a client of it, in a process of their own.
 
-    stdin    Begin, then a Submit or a Drop in each line (dask_lines.py)
+    stdin    Begin, then a Submit, a Drop or a Gone in each line (dask_lines.py)
     stdout   Port, then an Ended in each line
 
 The process belongs to a master, which starts it again when it ends (dask_engine.py); it ends when
@@ -17,7 +17,7 @@ import dask
 import msgspec
 from distributed import Client, Future, Scheduler, wait
 
-from pulzar.jobs.dask_lines import Begin, Ended, Port, Submit, decode_said, line
+from pulzar.jobs.dask_lines import Begin, Drop, Ended, Port, Submit, decode_said, line
 from pulzar.jobs.dask_worker import OPTIONS, needs, run, security
 from pulzar.parent import die_with_parent
 
@@ -66,6 +66,13 @@ class _Tasks:
         _say(Ended(task))
 
 
+async def _remove(scheduler: Scheduler, agent: str) -> None:
+    """Believe that an agent has gone before dask notices: that takes it longer than the master."""
+    for address, worker in list(scheduler.workers.items()):
+        if worker.name == agent:
+            await scheduler.remove_worker(address, stimulus_id=f"gone-{agent}", close=False)
+
+
 def _say(said: msgspec.Struct) -> None:
     os.write(1, line(said))
 
@@ -93,8 +100,10 @@ async def _serve(begin: Begin) -> None:
             said = decode_said(content)
             if isinstance(said, Submit):
                 tasks.submit(said)
-            else:
+            elif isinstance(said, Drop):
                 await tasks.drop(said.task)
+            else:
+                await _remove(scheduler, said.agent)
         os._exit(0)  # the master has gone: nothing is to be told to anybody
 
 

@@ -84,6 +84,7 @@ async def work(
     address: str,
     *,
     key: str,
+    agent: str,
     node: str,
     slots: int,
     directory: str,
@@ -95,6 +96,7 @@ async def work(
     with dask.config.set(OPTIONS):
         worker = _AgentWorker(
             address,
+            name=agent,
             protocol="tls",
             security=security(key, f"agent of {node}"),
             nthreads=DASK_WINDOW * slots,

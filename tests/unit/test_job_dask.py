@@ -12,7 +12,7 @@ import pytest
 from pulzar.errors import JobNotFound
 from pulzar.jobs.certificates import certificate
 from pulzar.jobs.dask_engine import DaskEngine
-from pulzar.jobs.dask_lines import Begin, Drop, Ended, Port, Submit, decode_said, line
+from pulzar.jobs.dask_lines import Begin, Drop, Ended, Gone, Port, Submit, decode_said, line
 from pulzar.jobs.queue import Queue
 from pulzar.jobs.record import Job, Place, Policy
 from pulzar.jobs.states import State
@@ -28,7 +28,7 @@ class _Told(DaskEngine):
     """An engine whose scheduler is a list of what it was told."""
 
     @cached_property
-    def said(self) -> list[Submit | Drop]:
+    def said(self) -> list[Submit | Drop | Gone]:
         return []
 
     def _say(self, content: bytes) -> None:
@@ -147,7 +147,7 @@ def test_what_waits_for_a_node_that_has_gone_is_taken_back() -> None:
     assert gone is not None
     bench.workforce.remove(gone)
     bench.engine.forget("two")
-    assert bench.said[1] == Drop(1)
+    assert bench.said[1:] == [Gone("two"), Drop(1)]
     bench.over(1)
     again = bench.said[-1]
     assert again == Submit(2, [1], "", 0, False)
@@ -171,6 +171,7 @@ def test_a_higher_priority_is_told_and_goes_first() -> None:
             Submit(1, [2, 3], "n", 4, is_short=True),
             b'{"type":"submit","task":1,"jobs":[2,3],"node":"n","priority":4,"is_short":true}\n',
         ),
+        (Gone("a"), b'{"type":"gone","agent":"a"}\n'),
         (Drop(1), b'{"type":"drop","task":1}\n'),
         (Ended(1), b'{"task":1}\n'),
     ],
