@@ -138,6 +138,7 @@ AGENTS_BEFORE_MAX = 100  # on one node, of which a new one knows what they had b
 BEGUN_MAX = 10_000  # attempts that an agent has noted as begun, before it notes those at work anew
 SHORT_JOB_S = 0.02  # an agent with such jobs asks for more of them than it has slots
 HELD_S_MAX = 0.1  # and gives them back when those before take so long
+ROOM_S_MAX = 1.0  # so long a task of dask waits for a free slot, then its jobs are for others
 ORDERS_AHEAD = 8  # for one slot
 ORDERS_MAX = (1 + ORDERS_AHEAD) * 1024  # in one answer
 DASK_WINDOW = 4  # tasks of short jobs that dask has for each slot; more wait outside

@@ -61,6 +61,7 @@ from pulzar.limits import (
     LINK_ANSWER_S,
     RESULTS_BYTES_MAX,
     RESULTS_MAX,
+    ROOM_S_MAX,
 )
 from pulzar.parent import die_with_parent
 
@@ -68,7 +69,7 @@ _log = logging.getLogger(__name__)
 
 _PR_SET_CHILD_SUBREAPER = 36
 _AGAIN_S = 0.2  # before a question is asked again
-_JOIN_AGAIN_S = 1.0
+_JOIN_AGAIN_S, _JOIN_AGAIN_S_MAX = 1.0, 60.0
 M = TypeVar("M", bound=Message)
 
 # What runs in the process. A signal to the whole group is for the parent, which closes stdin.
@@ -189,7 +190,11 @@ class Agent:
 
     async def _until_ended(self, jobs: Sequence[int]) -> None:
         async with self._claiming:
-            await self._orders.has_room()
+            try:
+                async with asyncio.timeout(ROOM_S_MAX):
+                    await self._orders.has_room()
+            except TimeoutError:  # it was thought that jobs are short: others may have these
+                return
             orders = await self._take(wants=len(jobs), wait_s=0.0, jobs=jobs)
         loop = asyncio.get_running_loop()
         ends = [loop.create_future() for _ in orders]
@@ -289,13 +294,15 @@ class Agent:
         address = f"tls://[{host}]:{port}" if ":" in host else f"tls://{host}:{port}"
 
         async def joined(*, is_joined: bool) -> None:
-            self._joined = port if is_joined else 0
             if is_joined:
+                self._joined = port
                 self._is_alone.clear()
-            else:
+            elif self._joined == port:  # and not yet another one
+                self._joined = 0
                 self._is_alone.set()
             await self._speak([], wait_s=0.0)
 
+        pause_s = _JOIN_AGAIN_S
         while True:
             try:
                 await dask_worker.work(
@@ -310,7 +317,8 @@ class Agent:
                 )
             except Exception as error:  # whatever dask meets: until it is joined, the agent asks
                 _log.warning("the scheduler at %s could not be joined: %s", address, error)
-            await asyncio.sleep(_JOIN_AGAIN_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _JOIN_AGAIN_S_MAX)
 
     async def _report(self) -> None:
         """Say what runs: often, where it has news; now and then, so that a new master knows."""

@@ -81,10 +81,8 @@ class DaskEngine:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait([self._keeping])
-        process = self._process
-        if process is not None and process.returncode is None:
-            process.kill()
-            await process.wait()
+        if self._process is not None:
+            await self._process.wait()
 
     async def jobs_for(self, turn: Turn, *, timeout_s: float) -> list[int]:
         """What an agent is to be given that has not joined the scheduler."""
@@ -102,8 +100,9 @@ class DaskEngine:
         nodes = {agent.node for agent in self._workforce.there}
         if self._keeping is None and len(nodes) >= self._nodes_min:
             self._keeping = asyncio.create_task(self._keep())
-        joined = [agent for agent in self._workforce.there if agent.scheduler]
-        if self.scheduler and joined:
+        port = self.scheduler
+        joined = [agent for agent in self._workforce.there if port and agent.scheduler == port]
+        if joined:
             for agent in joined:
                 self._local.forget(agent.id)  # it asks no more
             self._drop(joined)
@@ -207,6 +206,8 @@ class DaskEngine:
             except (OSError, ValueError, msgspec.MsgspecError) as error:
                 _log.warning("the scheduler could not be used: %s", error)
             finally:
+                if self._process is not None and self._process.returncode is None:
+                    self._process.kill()
                 self._set_port(0)
                 for number in list(self._tasks):
                     self._over(number)
@@ -229,11 +230,12 @@ class DaskEngine:
         process.stdin.write(line(self._begin))
         first = await process.stdout.readline()
         if not first:
-            return
+            raise OSError("it ended while it began")
         self._set_port(msgspec.json.decode(first, type=Port).port)
         while content := await process.stdout.readline():
             self._over(decode_ended(content).task)
             self.match()
+        await process.wait()
 
     def _set_port(self, port: int) -> None:
         """Where agents find the scheduler now; they are to hear of it."""

@@ -1,6 +1,7 @@
 """Jobs where master and nodes are programs of their own."""
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -71,3 +72,24 @@ def test_jobs_of_unequal_length_share_the_nodes(site: Site, machines: Machines) 
     assert nodes == {"v0", "v1"}
     # Wide: the machine may have other work. bench/ says how close to the ideal it is.
     assert clock.monotonic_s() - begun_s < 4 * sum(lengths) / 4 + DEADLINE_S
+
+
+def test_what_a_node_has_that_is_stopped_moves_on(site: Site, machines: Machines) -> None:
+    numbers = [
+        site.launch(journal=str(site.journal), seconds=0.2, pulzar_on_lost="retry")
+        for _ in range(30)
+    ]
+    site.until(lambda: site.has_lines(4), "they have begun")
+    stopped = [
+        one for one in machines.volumes[0].processes() if "jobs.agent" in " ".join(one.cmdline())
+    ]
+    for one in stopped:
+        one.suspend()
+    try:
+        for number in numbers:
+            assert site.ended(number)["status"] == "ready"
+    finally:
+        for one in stopped:
+            one.resume()
+    begun = Counter(line for line in site.lines() if line.endswith("begins"))
+    assert max(begun.values()) == 1
