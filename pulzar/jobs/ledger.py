@@ -13,9 +13,10 @@ import heapq
 import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 import msgspec
+from sortedcontainers import SortedList
 
 from pulzar.clock import Clock
 from pulzar.errors import JobNotFound, KeyNotFound, OutcomeUnknown
@@ -79,8 +80,8 @@ class Ledger:
         self._turns = Turns()
         self._jobs: dict[int, Job] = {}
         self._tokens: dict[str, asyncio.Future[int]] = {}
-        self._by_state: dict[State, dict[int, None]] = {state: {} for state in State}
-        self._of_maps: dict[State, dict[int, None]] = {state: {} for state in State}
+        self._by_state: dict[State, SortedList[int]] = {state: SortedList() for state in State}
+        self._of_maps: dict[State, SortedList[int]] = {state: SortedList() for state in State}
         self._scripts: set[str] = set()  # of which the content is known to be durable
         self._unsettled: dict[int, Stored] = {}
         self._unaccepted: list[bytes] = []  # jobs whose map was never written
@@ -133,12 +134,10 @@ class Ledger:
     ) -> list[Job]:
         """Jobs in some states that belong to no map, the newest first, those behind `after`; only
         those of a script."""
-        numbers: Iterable[int] = chain.from_iterable(self._by_state[state] for state in states)
-        if after is not None:
-            numbers = (number for number in numbers if number < after)
-        if name is not None:
-            numbers = (number for number in numbers if self._jobs[number].script == name)
-        return [self._jobs[number] for number in heapq.nlargest(limit, numbers)]
+        until = None if after is None else after - 1
+        pages = [self._by_state[state].irange(maximum=until, reverse=True) for state in states]
+        jobs = (self._jobs[number] for number in heapq.merge(*pages, reverse=True))
+        return list(islice((job for job in jobs if name is None or job.script == name), limit))
 
     def counts(self) -> dict[str, float]:
         """How many jobs are in each state, as gauges by name."""
@@ -274,20 +273,25 @@ class Ledger:
         if self._unaccepted:
             await self._batch([Delete(key) for key in self._unaccepted])
             self._unaccepted.clear()
-        numbers = list(chain.from_iterable(self._by_state[state] for state in FINISHED))
-        surplus = len(numbers) - self._kept.jobs
+        await self._forget_some()
+
+    async def _forget_some(self) -> None:
+        """Forget the oldest of too many jobs, or those that are too old; some at once, or other
+        requests wait."""
+        ended = [self._by_state[state] for state in FINISHED]
+        surplus = sum(map(len, ended)) - self._kept.jobs
         if surplus > 0:
-            await self._forget_oldest(numbers, surplus)
+            oldest = islice(heapq.merge(*ended), min(surplus, JOBS_FORGOTTEN_AT_ONCE))
+            await self._forget([number for number in oldest if number != self._last])
         elif self._clock.monotonic_s() >= self._ages_s:
             self._ages_s = self._clock.monotonic_s() + JOBS_AGE_LOOK_S
             until_ms = self._clock.now_ms() - self._kept.seconds * 1000
-            old = [number for number in numbers if self._jobs[number].finished_ms < until_ms]
-            await self._forget_oldest(old, len(old))
-
-    async def _forget_oldest(self, numbers: Sequence[int], count: int) -> None:
-        """Forget some of them; some at once, or other requests wait."""
-        oldest = heapq.nsmallest(min(count, JOBS_FORGOTTEN_AT_ONCE), numbers)
-        await self._forget([number for number in oldest if number != self._last])
+            old = (
+                number
+                for number in chain.from_iterable(ended)
+                if self._jobs[number].finished_ms < until_ms and number != self._last
+            )
+            await self._forget(list(islice(old, JOBS_FORGOTTEN_AT_ONCE)))
 
     async def forget_map(self, key: bytes, numbers: Sequence[int]) -> None:
         """Forget a map, and its jobs, which have ended. Raises Unavailable."""
@@ -303,7 +307,7 @@ class Ledger:
             await self._batch([Delete(key) for key in there])
             for number in gone:
                 job = self._jobs.pop(number)
-                self._numbers(job).pop(number)
+                self._numbers(job).remove(number)
                 if job.token:
                     self._tokens.pop(job.token, None)
         finally:
@@ -318,20 +322,20 @@ class Ledger:
                 if isinstance(result, Exception) and not isinstance(result, KeyNotFound):
                     raise result
 
-    def _numbers(self, job: Job) -> dict[int, None]:
+    def _numbers(self, job: Job) -> "SortedList[int]":
         """The ids of the jobs in its state, of maps or not."""
         return (self._of_maps if job.parent else self._by_state)[job.state]
 
     def _keep(self, job: Job) -> None:
         known = self._jobs.get(job.id)
         if known is not None:
-            self._numbers(known).pop(job.id, None)
+            self._numbers(known).remove(job.id)
         elif job.token and job.token not in self._tokens:
             future = asyncio.get_running_loop().create_future()
             future.set_result(job.id)
             self._tokens[job.token] = future
         self._jobs[job.id] = job
-        self._numbers(job)[job.id] = None
+        self._numbers(job).add(job.id)
         self.use_id(job.id)
 
     async def keep_scripts(self, archive: Archive) -> None:
