@@ -265,18 +265,20 @@ class Agent:
         )
 
     async def _listen(self) -> None:
-        """Hear what is to be ended."""
+        """Always wait for a word of the master: what is to be ended, which scheduler to join."""
         while True:
             heard = await self._speak([], wait_s=AGENT_SPEAKS_S)
             self._follow(heard.scheduler)
-            for job, attempt in heard.cancel:
-                held = self._orders.remove(job, attempt)
-                if held is not None:
-                    self._has_ended(self._unrun(held, Event.CANCEL, "cancelled"))
-                for slot in self._slots:
-                    running = slot.running
-                    if running and (running.order.job, running.order.attempt) == (job, attempt):
-                        slot.cancel()
+
+    def _end(self, job: int, attempt: int) -> None:
+        """An attempt is to be ended, whether it has begun or not."""
+        held = self._orders.remove(job, attempt)
+        if held is not None:
+            self._has_ended(self._unrun(held, Event.CANCEL, "cancelled"))
+        for slot in self._slots:
+            running = slot.running
+            if running and (running.order.job, running.order.attempt) == (job, attempt):
+                slot.cancel()
 
     def _follow(self, port: int) -> None:
         """Join the scheduler at a port of the master's host, in place of another one."""
@@ -347,7 +349,10 @@ class Agent:
             before=list(before),
             scheduler=self._joined,
         )
-        return await self._ask(Heard, "word", word, wait_s=wait_s)
+        heard = await self._ask(Heard, "word", word, wait_s=wait_s)
+        for job, attempt in heard.cancel:  # each answer may have some, and they are told once
+            self._end(job, attempt)
+        return heard
 
     async def _ask(self, kind: type[M], path: str, message: Message, *, wait_s: float) -> M:
         """Ask the master until it answers."""
