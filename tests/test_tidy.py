@@ -84,6 +84,8 @@ PURE = {
         "jobs.launch",
         "jobs.changes",
         "jobs.record",
+        "jobs.queue",
+        "jobs.dask_lines",
         "jobs.messages",
     )
 }
