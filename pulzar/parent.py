@@ -1,10 +1,18 @@
-"""A process that ends with the one that started it, also by `kill -9` of that one."""
+"""A process that ends with the one that started it (also by `kill -9` of that), and not before."""
 
 import ctypes
 import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
+
+# The first lines of such a program, before it imports anything else: a signal to the whole group is
+# for the parent, which closes stdin.
+IGNORE_SIGNALS = """\
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+"""
 
 
 def die_with_parent() -> None:

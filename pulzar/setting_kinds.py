@@ -1,6 +1,7 @@
 """The kinds of settings: text to value. Each raises ValueError with what it would have taken."""
 
 import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from pulzar.limits import (
@@ -133,20 +134,20 @@ def parse_timeout(text: str) -> int:
     return seconds
 
 
+def _one_of(text: str, names: Sequence[str]) -> str:
+    if text.lower() not in names:
+        raise ValueError(f"give one of {', '.join(names)}")
+    return text.lower()
+
+
 def parse_engine(text: str) -> str:
-    """The name of an engine of jobs. Raises ValueError."""
-    engine = text.strip().lower()
-    if engine not in ENGINES:
-        raise ValueError(f"give one of {', '.join(ENGINES)}")
-    return engine
+    """One of ENGINES."""
+    return _one_of(text, ENGINES)
 
 
 def parse_isolation(text: str) -> str:
-    """How jobs are kept apart. Raises ValueError."""
-    isolation = text.strip().lower()
-    if isolation not in ISOLATIONS:
-        raise ValueError(f"give one of {', '.join(ISOLATIONS)}")
-    return isolation
+    """One of ISOLATIONS."""
+    return _one_of(text, ISOLATIONS)
 
 
 def parse_kept(text: str) -> int:
@@ -159,9 +160,7 @@ def parse_kept(text: str) -> int:
 
 def parse_log_level(text: str) -> str:
     """One of LOG_LEVELS."""
-    if text.lower() not in LOG_LEVELS:
-        raise ValueError(f"give one of {', '.join(LOG_LEVELS)}")
-    return text.lower()
+    return _one_of(text, LOG_LEVELS)
 
 
 def size_text(size: int) -> str:

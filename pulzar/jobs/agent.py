@@ -63,7 +63,7 @@ from pulzar.limits import (
     RESULTS_MAX,
     ROOM_S_MAX,
 )
-from pulzar.parent import die_with_parent
+from pulzar.parent import IGNORE_SIGNALS, die_with_parent
 
 _log = logging.getLogger(__name__)
 
@@ -72,14 +72,7 @@ _AGAIN_S = 0.2  # before a question is asked again
 _JOIN_AGAIN_S, _JOIN_AGAIN_S_MAX = 1.0, 60.0
 M = TypeVar("M", bound=Message)
 
-# What runs in the process. A signal to the whole group is for the parent, which closes stdin.
-COMMAND = """\
-import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-from pulzar.jobs.agent import main
-main()
-"""
+COMMAND = IGNORE_SIGNALS + "from pulzar.jobs.agent import main\nmain()\n"
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,6 +221,8 @@ class Agent:
             done = Done(self._id, self._site.node, telling)
             try:
                 await self._ask_once(Recorded, "results", done, timeout_s=LINK_ANSWER_S)
+            except InvalidParameter:  # it will never be taken, and all others would wait behind it
+                raise
             except PulzarError as error:
                 _log.debug("results are told again: %s", error)
                 await asyncio.sleep(_AGAIN_S)

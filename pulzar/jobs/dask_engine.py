@@ -28,19 +28,13 @@ from pulzar.jobs.queue import Queue
 from pulzar.jobs.record import Job
 from pulzar.jobs.workforce import Agent, Workforce
 from pulzar.limits import DASK_JOBS_PER_TASK, DASK_WINDOW, ORDERS_AHEAD
+from pulzar.parent import IGNORE_SIGNALS
 
 _log = logging.getLogger(__name__)
 
 _AGAIN_S, _AGAIN_S_MAX = 0.2, 10.0
 
-# What runs in the process. A signal to the whole group is for the parent, which closes stdin.
-_COMMAND = """\
-import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-from pulzar.jobs.dask_scheduler import main
-main()
-"""
+_COMMAND = IGNORE_SIGNALS + "from pulzar.jobs.dask_scheduler import main\nmain()\n"
 
 
 class Task(msgspec.Struct):

@@ -14,7 +14,7 @@ import msgspec
 
 from pulzar.disk import SystemDisk
 from pulzar.errors import PulzarError
-from pulzar.parent import die_with_parent
+from pulzar.parent import IGNORE_SIGNALS, die_with_parent
 from pulzar.varidb.index import Index
 from pulzar.varidb.task import (
     Answer,
@@ -30,14 +30,14 @@ from pulzar.varidb.task import (
 
 # What runs in the process. A signal to the whole group is for the parent, which decides when to
 # stop; so it is ignored before the imports, which take their time, and an empty line says so.
-COMMAND = """\
-import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+COMMAND = (
+    IGNORE_SIGNALS
+    + """\
 print(flush=True)
 from pulzar.varidb.background import main
 main()
 """
+)
 
 _NICENESS = 15
 

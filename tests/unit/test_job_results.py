@@ -2,14 +2,18 @@
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from pulzar.jobs.agent import some_of
+from pulzar.cluster.remote import Network
+from pulzar.errors import InvalidParameter
+from pulzar.jobs.agent import Agent, Site, some_of
 from pulzar.jobs.messages import Result
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.states import State
 from pulzar.limits import RESULTS_BYTES_MAX, RESULTS_MAX
+from pulzar.testing import ManualClock
 from tests.unit.job_players import Player, opened
 
 
@@ -54,5 +58,34 @@ def test_an_agent_gets_its_share_of_a_long_queue_and_one_job_of_a_short_one(
             assert {job.attempt for job in site.system.ledger.in_states([State.DISPATCHED])} == {1}
             await one.tell(*(one.result(order) for order in given))
             assert [site.state(order.job) for order in given] == ["ready"] * 10
+
+    asyncio.run(life())
+
+
+class Refusing:
+    """A master that takes no result."""
+
+    async def call(self, *_: object, **__: object) -> bytes:
+        raise InvalidParameter("this is no result")
+
+
+def test_a_result_that_is_refused_does_not_hold_up_others_in_silence(tmp_path: Path) -> None:
+    site = Site(
+        master="http://127.0.0.1:1",
+        key="00",
+        node="n",
+        slots=0,
+        directory=str(tmp_path),
+        memory_bytes=0,
+        is_fresh=False,
+        log_level="info",
+    )
+
+    async def life() -> None:
+        network = cast("Network", Refusing())
+        agent = Agent(site, network, clock=ManualClock(), agent_id="0a")
+        agent._has_ended(result(0))
+        with pytest.raises(InvalidParameter):
+            await asyncio.wait_for(agent._tell_results(), 5)
 
     asyncio.run(life())
