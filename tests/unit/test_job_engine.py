@@ -1,7 +1,6 @@
 """Jobs from their launch to their end, with agents that a test plays, over the reference store."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -25,14 +24,6 @@ from tests.unit.job_players import DEADLINE_S, Player, opened
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pulzar.jobs.dispatch.JOBS_TICK_S", 0.005)
     monkeypatch.setattr("pulzar.jobs.system.JOBS_TICK_S", 0.005)
-
-
-@pytest.fixture
-def scripts(tmp_path: Path) -> Scripts:
-    directory = tmp_path / "jobs" / "d"
-    directory.mkdir(parents=True)
-    (directory / "s.py").write_text("def execute(arguments): return 1\n")
-    return Scripts(str(tmp_path / "jobs"))
 
 
 def test_a_job_goes_to_the_slot_that_asks_and_its_result_is_kept(scripts: Scripts) -> None:

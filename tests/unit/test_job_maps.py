@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,14 +20,6 @@ from tests.unit.job_players import Player, Site, opened
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pulzar.jobs.dispatch.JOBS_TICK_S", 0.005)
     monkeypatch.setattr("pulzar.jobs.system.JOBS_TICK_S", 0.005)
-
-
-@pytest.fixture
-def scripts(tmp_path: Path) -> Scripts:
-    directory = tmp_path / "jobs" / "d"
-    directory.mkdir(parents=True)
-    (directory / "s.py").write_text("def execute(arguments): return 1\n")
-    return Scripts(str(tmp_path / "jobs"))
 
 
 async def launched(site: Site, value: Any) -> Map:

@@ -17,14 +17,6 @@ from pulzar.testing import ManualClock
 from tests.unit.job_players import Player, opened
 
 
-@pytest.fixture
-def scripts(tmp_path: Path) -> Scripts:
-    directory = tmp_path / "jobs" / "d"
-    directory.mkdir(parents=True)
-    (directory / "s.py").write_text("def execute(arguments): return 1\n")
-    return Scripts(str(tmp_path / "jobs"))
-
-
 def result(size: int) -> Result:
     return Result(
         job=1, attempt=1, event="succeed", started_ms=0, finished_ms=0, output="1", log=bytes(size)

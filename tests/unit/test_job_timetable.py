@@ -21,14 +21,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pulzar.jobs.system.JOBS_TICK_S", 0.005)
 
 
-@pytest.fixture
-def scripts(tmp_path: Path) -> Scripts:
-    directory = tmp_path / "jobs" / "d"
-    directory.mkdir(parents=True)
-    (directory / "s.py").write_text("def execute(arguments): return 1\n")
-    return Scripts(str(tmp_path / "jobs"))
-
-
 async def looked(site: Site) -> None:
     """Let the timetable be looked at."""
     await site.system.timetable.look()
