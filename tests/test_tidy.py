@@ -26,8 +26,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = """
     errors limits
     clock disk parent setting_kinds
-    settings
-    config
+    settings pipes script
+    config warm_child
     varidb.crash_point varidb.record varidb.condition varidb.turns varidb.view_trust
     varidb.disk_room varidb.read_me varidb.standalone_reader
     varidb.entry varidb.position varidb.segment varidb.manifest varidb.view_probe varidb.view_files
@@ -93,7 +93,9 @@ IMPURE_MODULES = {"os", "time", "random", "secrets", "asyncio", "socket", "threa
 
 ENVIRONMENT_READERS = (
     "pulzar.config",
-    "pulzar.jobs.slot",  # what a script finds there
+    "pulzar.warm_child",  # what a script finds there
+    "pulzar.pipes",
+    "pulzar.script",
     "pulzar.jobs.child",
     TESTING,
     "tests",
@@ -110,7 +112,9 @@ FILE_OPENERS = (
     "pulzar.jobs.agent",  # and their copies on a node
     "pulzar.jobs.slot",  # where they run
     "pulzar.jobs.begun",  # which of them did
-    "pulzar.jobs.child",
+    "pulzar.pipes",
+    "pulzar.script",
+    "pulzar.warm_child",
     "pulzar.job",
     "pulzar.cli",
     TESTING,

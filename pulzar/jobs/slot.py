@@ -4,37 +4,25 @@
           -> read what is left of its log -> keep the child, or end it and everything it started
 
 A child is kept while its jobs succeed, leave no process and not too much memory behind, and come
-from one directory. It is
-ended as a group: first SIGTERM, then SIGKILL, then whatever had left the group. Its orphans come to
-the agent (PR_SET_CHILD_SUBREAPER), which knows them by a word in their environment.
+from one directory. How it ends is in warm_child.py.
 """
 
 import asyncio
-import contextlib
-import json
 import logging
 import os
-import select
 import shutil
-import signal
-import sys
-from collections.abc import Iterator
-
-import psutil
 
 from pulzar.clock import Clock
-from pulzar.jobs.child import LENGTH, PIPES
 from pulzar.jobs.messages import News, Order, Result
 from pulzar.jobs.states import Event
-from pulzar.limits import CHILD_BYTES_MAX, JOB_KILL_S, JOB_LOG_BYTES_MAX, JOBS_PER_CHILD
+from pulzar.limits import CHILD_BYTES_MAX, JOB_LOG_BYTES_MAX, JOBS_PER_CHILD
+from pulzar.pipes import Frame
+from pulzar.warm_child import WarmChild
 
 _log = logging.getLogger(__name__)
 
 _COMMAND = "from pulzar.jobs.child import main; main()"
 _MARK = "PULZAR_SLOT"
-_LOG_READ_BYTES = 1 << 16
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_LOOK_AGAIN_S = 0.002  # whether a process that was killed has gone
 
 
 class Running:
@@ -71,155 +59,20 @@ class Running:
         )
 
 
-class _Child:
-    """One child process, its pipes, and who reads its log."""
+class _Child(WarmChild):
+    """A warm child for the scripts of one directory; what it writes is its attempt's."""
 
     def __init__(self, mark: str, digest: str, memory_bytes: int) -> None:
-        self._memory_bytes = memory_bytes
-        self.mark = mark
+        super().__init__(
+            _COMMAND, mark=(_MARK, mark), wrote=self._log_line, memory_bytes=memory_bytes
+        )
         self.digest = digest
         self.jobs = 0
         self.running: Running | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._requests = -1
-        self._log = -1
-        self.answers = asyncio.StreamReader(limit=1 << 26)
-        self._transport: asyncio.BaseTransport | None = None
 
-    async def start(self) -> None:
-        """Start it. Raises OSError."""
-        request_read, self._requests = os.pipe()
-        answer_read, answer_write = os.pipe()
-        self._log, log_write = os.pipe()
-        passed = (request_read, answer_write)
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-c",
-                _COMMAND,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log_write,
-                stderr=log_write,
-                pass_fds=passed,
-                start_new_session=True,
-                env={
-                    **os.environ,
-                    PIPES: f"{request_read},{answer_write},{self._memory_bytes}",
-                    _MARK: self.mark,
-                },
-            )
-        finally:
-            for number in (*passed, log_write):
-                os.close(number)
-        os.set_blocking(self._log, False)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._log, self.read_log)
-        self._transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(self.answers), os.fdopen(answer_read, "rb")
-        )
-
-    @property
-    def pid(self) -> int:
-        """Its process, which leads a group of its own."""
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it has started no process that is still there."""
-        try:
-            with open(f"/proc/{self.pid}/task/{self.pid}/children", "rb") as file:
-                return not file.read().strip()
-        except OSError:
-            return not self.tree()
-
-    @property
-    def resident_bytes(self) -> int:
-        """How much memory it has."""
-        try:
-            with open(f"/proc/{self.pid}/statm", "rb") as file:
-                return int(file.read().split()[1]) * _PAGE_BYTES
-        except OSError:
-            return 0
-
-    async def send(self, frame: dict[str, object]) -> None:
-        """Give it a job. Where it has ended, `answer` says so."""
-        content = json.dumps(frame).encode()
-        whole = LENGTH.pack(len(content)) + content
-        with contextlib.suppress(BrokenPipeError):
-            if len(whole) <= select.PIPE_BUF:
-                os.write(self._requests, whole)
-            else:  # what a pipe does not hold waits until the child reads
-                await asyncio.to_thread(_write_all, self._requests, whole)
-
-    async def answer(self) -> dict[str, object] | None:
-        """Its next frame; None where it has ended."""
-        try:
-            head = await self.answers.readexactly(LENGTH.size)
-            frame: dict[str, object] = json.loads(
-                await self.answers.readexactly(LENGTH.unpack(head)[0])
-            )
-        except (asyncio.IncompleteReadError, ValueError):
-            return None
-        return frame
-
-    def read_log(self) -> None:
-        """Take what it has written."""
-        while True:
-            try:
-                content = os.read(self._log, _LOG_READ_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                content = b""
-            if not content:
-                asyncio.get_running_loop().remove_reader(self._log)
-                return
-            if self.running is not None:
-                self.running.wrote(content)
-
-    def tree(self) -> list[psutil.Process]:
-        """Every process that it has started, and that is still there."""
-        found: list[psutil.Process] = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found = psutil.Process(self.pid).children(recursive=True)
-        return [*found, *self._orphans()]
-
-    def _orphans(self) -> Iterator[psutil.Process]:
-        for process in psutil.Process().children():
-            with contextlib.suppress(psutil.Error, OSError):
-                if process.pid != self.pid and process.environ().get(_MARK) == self.mark:
-                    yield process
-                    yield from process.children(recursive=True)
-
-    async def end(self, *, at_once: bool) -> str:
-        """End it and all that it has started; how it ended."""
-        assert self._process is not None
-        if self._process.returncode is None and not at_once:
-            self._signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(JOB_KILL_S):
-                    await self._process.wait()
-        others = self.tree()
-        self._signal(signal.SIGKILL)
-        while others:
-            for process in others:
-                _kill(process)
-            await asyncio.sleep(_LOOK_AGAIN_S)
-            others = self.tree()
-        status = await self._process.wait()
-        self.read_log()
-        asyncio.get_running_loop().remove_reader(self._log)
-        os.close(self._log)
-        os.close(self._requests)
-        if self._transport is not None:
-            self._transport.close()
-        return _ending(status)
-
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+    def _log_line(self, content: bytes) -> None:
+        if self.running is not None:
+            self.running.wrote(content)
 
 
 class Slot:
@@ -317,7 +170,7 @@ class Slot:
         self._child.jobs += 1
         return self._child
 
-    async def _answer(self, child: _Child, running: Running) -> dict[str, object] | None:
+    async def _answer(self, child: _Child, running: Running) -> Frame | None:
         """What the child answers at the end; None where it ended without, or has to be ended."""
         timeout_s = running.order.timeout_s or None
         ending = asyncio.ensure_future(self._ending.wait())
@@ -341,7 +194,7 @@ class Slot:
         finally:
             ending.cancel()
 
-    async def _let_go(self, child: _Child, answer: dict[str, object] | None) -> str:
+    async def _let_go(self, child: _Child, answer: Frame | None) -> str:
         """Keep a child that is as good as new; end any other. How it ended, where it did."""
         child.read_log()
         is_good = (
@@ -359,22 +212,8 @@ class Slot:
         return ending
 
 
-def _kill(process: psutil.Process) -> None:
-    """Kill a process, and see to it if it has become a child of this one."""
-    with contextlib.suppress(psutil.Error):
-        process.kill()
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(process.pid, os.WNOHANG)
-
-
-def _write_all(number: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(number, view) :]
-
-
 def _meaning(
-    answer: dict[str, object] | None, ended_by: Event | None, ending: str, timeout_s: float
+    answer: Frame | None, ended_by: Event | None, ending: str, timeout_s: float
 ) -> tuple[Event, str]:
     """What became of an attempt, and a line about it."""
     if answer is not None:
@@ -386,13 +225,3 @@ def _meaning(
     if ended_by == Event.CANCEL:
         return Event.CANCEL, "cancelled"
     return Event.FAIL, f"its process ended: {ending}"
-
-
-def _ending(status: int) -> str:
-    """How a process ended, in words."""
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"

@@ -26,7 +26,7 @@ from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.states import AT_WORK, FINISHED, State
 from pulzar.jobs.timetable import Timetable
 from pulzar.jobs.workforce import Workforce
-from pulzar.limits import AGENT_LOST_S, JOB_KILL_S, JOBS_TICK_S
+from pulzar.limits import AGENT_LOST_S, CHILD_KILL_S, JOBS_TICK_S
 from pulzar.varidb.entry import Store
 
 _log = logging.getLogger(__name__)
@@ -175,11 +175,11 @@ class JobSystem:
             return one
         if self._timetable.get(number) is not None:
             return await self._timetable.cancel(number)
-        return await self.dispatcher.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
+        return await self.dispatcher.cancel(number, timeout_s=AGENT_LOST_S + CHILD_KILL_S)
 
     async def _cancel_one(self, number: int) -> None:
         with contextlib.suppress(Conflict):  # it has ended by itself
-            await self.dispatcher.cancel(number, timeout_s=AGENT_LOST_S + JOB_KILL_S)
+            await self.dispatcher.cancel(number, timeout_s=AGENT_LOST_S + CHILD_KILL_S)
 
     async def retry(self, number: int) -> Job | Map:
         """Run a job that has ended once more, or all jobs of a map that are not ready, with the

@@ -235,7 +235,7 @@ def test_a_busy_loop_is_ended_when_its_time_is_over(bench: Bench) -> None:
 def test_a_script_that_ignores_sigterm_is_killed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pulzar.jobs.slot.JOB_KILL_S", 0.2)
+    monkeypatch.setattr("pulzar.warm_child.CHILD_KILL_S", 0.2)
     text = """
 import signal, time
 def execute(a):
