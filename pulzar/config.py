@@ -63,6 +63,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     job_isolation: str
     job_keep: int
     job_keep_s: int
+    third_party_dir: str
+    third_party_slots: int
+    third_party_timeout_s: int
+    third_party_memory_bytes: int
     log_level: str
     backup_chunk_records: int
     app_dir: str
@@ -151,6 +155,7 @@ _FLAGS = {
     "volume_name": "--name",
     "master_url": "--master",
     "jobs_dir": "--jobs",
+    "third_party_dir": "--third-party",
 }
 
 

@@ -17,6 +17,9 @@
     |-- NodeNotFound               no volume of that name in the cluster
     |-- ScriptNotFound             no such script, or directory of scripts
     |-- JobNotFound                no such job, or not any more
+    |-- ExtensionNotFound          no such extension
+    |-- ExtensionFailed            an extension raised, crashed, or gave back no JSON
+    |-- ExtensionTimeout           an extension did not answer in time
     |-- Conflict                   what is asked for would do harm as things are
     |-- ConditionFailed            If-Match / If-None-Match did not hold: nothing was changed
     |-- RangeNotSatisfiable        the range begins behind the end of the value
@@ -143,6 +146,21 @@ class ScriptNotFound(PulzarError):
 class JobNotFound(PulzarError):
     status = 404
     code = "unknown_job"
+
+
+class ExtensionNotFound(PulzarError):
+    status = 404
+    code = "unknown_extension"
+
+
+class ExtensionFailed(PulzarError):
+    status = 502
+    code = "extension_failed"
+
+
+class ExtensionTimeout(PulzarError):
+    status = 504
+    code = "extension_timeout"
 
 
 class Conflict(PulzarError):

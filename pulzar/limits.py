@@ -152,6 +152,17 @@ JOB_ATTEMPTS_MAX = 1000  # of a job that is tried again whenever its node dies
 JOB_PLACES_TRIED_MAX = 100  # jobs that fit no free slot, before the others wait too
 SLOTS_MAX = 1024  # of one agent
 
+# Extensions.
+EXTENSION_FILES_MAX = 1000  # modules in one directory
+EXTENSION_NICE = 10  # where processors are short, the store comes first
+EXTENSION_OUTPUT_BYTES_MAX = 24 * MIB
+EXTENSION_BODY_BYTES_MAX = 1 * GIB
+EXTENSION_LOG_BYTES_MAX = 64 * KIB  # of what one call writes; the rest is read and thrown away
+EXTENSION_CALLS_PER_CHILD = 10_000  # then the child process is replaced by a fresh one
+EXTENSION_WAITING_MAX = 1024  # calls for which no slot is free; more are refused
+EXTENSION_SLOTS_MAX = 256  # of the setting
+EXTENSION_TIMEOUT_S_MAX = 3600
+
 # Between machines.
 HEARTBEAT_S = 1.0  # a volume's word to its master
 OFFLINE_S = 5.0  # without a word for so long, a volume is offline

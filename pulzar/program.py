@@ -40,6 +40,7 @@ from pulzar.cluster.store import ClusterOptions
 from pulzar.config import Config
 from pulzar.disk import Disk
 from pulzar.errors import NotAVolume, OpenError, Unavailable, VolumeReadOnly
+from pulzar.extensions.slots import Extensions, sweep
 from pulzar.http.application import Application
 from pulzar.http.master_app import build_front_app, build_master_app
 from pulzar.http.server import serve
@@ -58,8 +59,10 @@ from pulzar.varidb.store import open_store
 from pulzar.varidb.volume import cannot_open
 
 AGENT_NAME = "agent"
+BODIES_NAME = "third_party"  # of extensions, while they are called
 OUR_NAMES = {
     AGENT_NAME,
+    BODIES_NAME,
     "scrub.json",
     "volume",
     "volume.views",
@@ -69,6 +72,7 @@ OUR_NAMES = {
     KEY_NAME,
     STATE_NAME,
 }
+SLOTS_PER_PROCESSOR = 4  # of extensions: they wait for the store, or for others
 FAILURE_GRACE_S = 0.5
 GC_THRESHOLD = 10_000  # new objects between two collections; Python's own default is 700
 FAILURE_EXIT_CODE = 3  # as for every other Unavailable, see cli/exit.py
@@ -123,15 +127,18 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
     )
 
     agent = _agent(config, key, front.name, directory)
+    extensions = _extensions(config, directory)
 
     def ready(url: str) -> None:
         front.url = config.advertise or url
+        extensions.url = url
         agent.start(url)
         on_ready(url)
 
     async def close() -> None:
         leaving.cancel()
         await agent.close()
+        await extensions.close()
         await jobs.close()
         await front.close()
         await network.close()
@@ -144,7 +151,13 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
         await front.become_cluster()
     jobs.start()
     app = build_front_app(
-        front, key, clock=clock, system=jobs, chunk_timeout_s=config.client_timeout_s
+        front,
+        key,
+        clock=clock,
+        disk=disk,
+        system=jobs,
+        extensions=extensions,
+        chunk_timeout_s=config.client_timeout_s,
     )
     await _serve(
         app,
@@ -202,12 +215,24 @@ async def run_master(
     jobs = _job_system(config, key, store, store.holders, clock=clock)
     leaving = asyncio.create_task(_leave(stop, jobs.leave))
     jobs.start()
+    extensions = _extensions(config, directory)
     app = build_master_app(
-        store, key, clock=clock, system=jobs, chunk_timeout_s=config.client_timeout_s
+        store,
+        key,
+        clock=clock,
+        disk=disk,
+        system=jobs,
+        extensions=extensions,
+        chunk_timeout_s=config.client_timeout_s,
     )
+
+    def ready(url: str) -> None:
+        extensions.url = url
+        on_ready(url)
 
     async def close() -> None:
         leaving.cancel()
+        await extensions.close()
         await jobs.close()
         await store.close()
         await network.close()
@@ -217,7 +242,7 @@ async def run_master(
         config.host,
         config.port,
         stop=stop,
-        on_ready=on_ready,
+        on_ready=ready,
         failure=store.failure,
         close=close,
     )
@@ -361,6 +386,25 @@ def _agent(config: Config, key: str, node: str, directory: str) -> AgentProcess:
         memory_bytes=config.job_memory_bytes,
         is_fresh=config.job_isolation == "fresh",
         log_level=config.log_level,
+    )
+
+
+def _extensions(config: Config, directory: str) -> Extensions:
+    """Raises OpenError."""
+    processors = os.cpu_count() or 1
+    work = os.path.join(directory, BODIES_NAME)
+    try:
+        sweep(work)
+    except OSError as error:
+        raise cannot_open(work, error) from error
+    return Extensions(
+        config.third_party_dir,
+        slots=SLOTS_PER_PROCESSOR * processors
+        if config.third_party_slots < 0
+        else config.third_party_slots,
+        timeout_s=config.third_party_timeout_s,
+        memory_bytes=config.third_party_memory_bytes,
+        work=work,
     )
 
 

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from pulzar.limits import (
     CLIENT_TIMEOUT_S_MAX,
+    EXTENSION_TIMEOUT_S_MAX,
     GIB,
     JOBS_KEPT_MAX,
     KIB,
@@ -131,6 +132,14 @@ def parse_timeout(text: str) -> int:
     seconds = parse_duration(text)
     if not 1 <= seconds <= CLIENT_TIMEOUT_S_MAX:
         raise ValueError(f"give at least 1s and at most {CLIENT_TIMEOUT_S_MAX // 3600}h")
+    return seconds
+
+
+def parse_extension_timeout(text: str) -> int:
+    """Seconds, from one to EXTENSION_TIMEOUT_S_MAX."""
+    seconds = parse_duration(text)
+    if not 1 <= seconds <= EXTENSION_TIMEOUT_S_MAX:
+        raise ValueError(f"give at least 1s and at most {EXTENSION_TIMEOUT_S_MAX // 60}m")
     return seconds
 
 

@@ -14,6 +14,7 @@ import msgspec
 from pulzar.limits import (
     CLIENT_TIMEOUT_S_MAX,
     DISK_RESERVE_BYTES,
+    EXTENSION_TIMEOUT_S_MAX,
     RETIRED_GRACE_S,
     SEGMENT_BYTES,
     UPLOAD_CHUNK_TIMEOUT_S,
@@ -23,6 +24,7 @@ from pulzar.setting_kinds import (
     parse_count,
     parse_duration,
     parse_engine,
+    parse_extension_timeout,
     parse_host,
     parse_isolation,
     parse_kept,
@@ -380,6 +382,54 @@ SETTINGS = (
         costs="With warning or error you do not see where the data is, what was recovered at the "
         "start and what compaction did; debug writes more than a disk should keep for long.",
         unsure="info.",
+    ),
+    Setting(
+        section="third_party",
+        name="dir",
+        field="third_party_dir",
+        parse=parse_text,
+        default="third_party",
+        does="Where the extensions are: NAME.py in it answers at /third_party/NAME/. A relative "
+        "path is relative to the site's folder. The master reads it; example and search, which "
+        "come with Pulzar, answer as well, unless a file of that name is there.",
+        costs="Whoever can write there runs programs beside the master.",
+        unsure="third_party.",
+        is_path=True,
+    ),
+    Setting(
+        section="third_party",
+        name="slots",
+        field="third_party_slots",
+        parse=parse_slots,
+        default="auto",
+        does="How many calls of extensions run at a time; more wait for their turn. auto is four "
+        "for each processor, 0 answers none.",
+        costs="Each slot that is needed is a process that stays, of about 12 MiB and what its "
+        "extensions import.",
+        unsure="auto.",
+    ),
+    Setting(
+        section="third_party",
+        name="timeout",
+        field="third_party_timeout_s",
+        parse=parse_extension_timeout,
+        default="30s",
+        does="How long an extension may take to answer. Then its process is ended, and the client "
+        f"is answered 504. At most {EXTENSION_TIMEOUT_S_MAX // 60}m.",
+        costs="If it is long, an extension that hangs holds its slot so long.",
+        unsure="30s.",
+    ),
+    Setting(
+        section="third_party",
+        name="memory",
+        field="third_party_memory_bytes",
+        parse=parse_size,
+        default="1GiB",
+        does="How much memory the process of an extension may have (RLIMIT_DATA). What goes beyond "
+        "it is a MemoryError in the extension. 0 is no limit.",
+        costs="Without a limit one extension can take all memory of the machine, and the system "
+        "may end any process there, the store too.",
+        unsure="1GiB.",
     ),
     Setting(
         section="backup",

@@ -160,13 +160,13 @@ class WarmChild:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHILD_KILL_S):
                     await self._process.wait()
-        others = self.tree()
+        others = await asyncio.to_thread(self.tree)
         self._signal(signal.SIGKILL)
         while others:
             for process in others:
                 _kill(process)
             await asyncio.sleep(_LOOK_AGAIN_S)
-            others = self.tree()
+            others = await asyncio.to_thread(self.tree)
         status = await self._process.wait()
         self.read_log()
         asyncio.get_running_loop().remove_reader(self._log)
@@ -175,6 +175,10 @@ class WarmChild:
         if self._transport is not None:
             self._transport.close()
         return ending_text(status)
+
+    def kill(self) -> None:
+        """SIGKILL to its group; `end` does the rest."""
+        self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

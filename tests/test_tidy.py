@@ -50,8 +50,9 @@ LAYERS = """
     cluster.*
     client.*
     jobs.*
+    extensions.*
     http.*
-    job
+    job extension
     program
     cli.*
 """
@@ -97,6 +98,7 @@ ENVIRONMENT_READERS = (
     "pulzar.pipes",
     "pulzar.script",
     "pulzar.jobs.child",
+    "pulzar.extensions.child",
     TESTING,
     "tests",
     "bench",
@@ -126,7 +128,7 @@ CLOCK_READERS = (
     "pulzar.varidb.standalone_reader",
     TESTING,
 )
-PRINTERS = ("pulzar.cli", "pulzar.varidb.standalone_reader", "bench")
+PRINTERS = ("pulzar.cli", "pulzar.extensions.shipped", "pulzar.varidb.standalone_reader", "bench")
 
 BANNED_NAMES = re.compile(r"_?(utils?|core|commons?|helpers?|managers?|base|misc|stuff)")
 UNFINISHED = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3)) + r")\b")

@@ -23,12 +23,12 @@ def site_files() -> dict[str, str]:
         MANAGE: _text(MANAGE),
         ".gitignore": "/storage/\n",
         **{f"jobs/examples/{name}": _text("examples", name) for name in EXAMPLES},
-        "third_party/.gitkeep": "",
+        "third_party/example.py": _text("example.py", package="pulzar.extensions.shipped"),
     }
 
 
-def _text(*names: str) -> str:
-    return files("pulzar.cli").joinpath(*names).read_text(encoding="utf-8")
+def _text(*names: str, package: str = "pulzar.cli") -> str:
+    return files(package).joinpath(*names).read_text(encoding="utf-8")
 
 
 def make_site(disk: Disk, directory: str) -> list[str]:

@@ -3,7 +3,7 @@
 import click
 import uvloop
 
-from pulzar.cli.options import app_option, config_option
+from pulzar.cli.options import app_option, config_option, third_party_option
 from pulzar.cli.ready import say_ready
 from pulzar.clock import SystemClock
 from pulzar.config import load
@@ -24,6 +24,7 @@ from pulzar.program import configure_log, run_master
     metavar="DIR",
     help="Where the scripts are that jobs run. Default: jobs in the site's folder.",
 )
+@third_party_option
 @click.option("--host", help="The address to answer at. Default: 127.0.0.1.")
 @click.option("--port", help="The port to answer at; 0 takes a free one. Default: 9000.")
 @click.option("--advertise", metavar="URL", help="The URL that volumes and clients use.")
@@ -37,6 +38,7 @@ def command(
     config: str | None,
     data: str | None,
     jobs: str | None,
+    third_party: str | None,
     host: str | None,
     port: str | None,
     advertise: str | None,
@@ -53,6 +55,7 @@ def command(
     flags = {
         "master_dir": data,
         "jobs_dir": jobs,
+        "third_party_dir": third_party,
         "host": host,
         "port": port,
         "advertise": advertise,

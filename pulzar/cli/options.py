@@ -47,4 +47,10 @@ config_option = click.option(
     help="Read the settings from here and not from config/server.conf of the site's folder.",
 )
 
+third_party_option = click.option(
+    "--third-party",
+    metavar="DIR",
+    help="Where the extensions are. Default: third_party in the site's folder.",
+)
+
 directory_argument = click.argument("directory", metavar="DIR")

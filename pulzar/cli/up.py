@@ -3,7 +3,7 @@
 import click
 import uvloop
 
-from pulzar.cli.options import app_option, config_option
+from pulzar.cli.options import app_option, config_option, third_party_option
 from pulzar.cli.ready import say_ready
 from pulzar.clock import SystemClock
 from pulzar.config import load
@@ -24,6 +24,7 @@ from pulzar.program import configure_log, run
     metavar="DIR",
     help="Where the scripts are that jobs run. Default: jobs in the site's folder.",
 )
+@third_party_option
 @click.option("--host", help="The address to answer at. Default: 127.0.0.1.")
 @click.option("--port", help="The port to answer at; 0 takes a free one. Default: 9000.")
 def command(
@@ -31,6 +32,7 @@ def command(
     config: str | None,
     data: str | None,
     jobs: str | None,
+    third_party: str | None,
     host: str | None,
     port: str | None,
 ) -> None:
@@ -41,7 +43,13 @@ def command(
     (PULZAR_SERVER_PORT) and that before server.conf; `pulzar config` explains.
     """
     disk = SystemDisk()
-    flags = {"data_dir": data, "jobs_dir": jobs, "host": host, "port": port}
+    flags = {
+        "data_dir": data,
+        "jobs_dir": jobs,
+        "third_party_dir": third_party,
+        "host": host,
+        "port": port,
+    }
     settings = load(disk, app=app, file=config, flags=flags)
     configure_log(settings.log_level)
     uvloop.run(run(settings, disk=disk, clock=SystemClock(), on_ready=say_ready))

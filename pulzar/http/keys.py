@@ -343,7 +343,7 @@ class KeyVerbs:
             text = msgspec.json.encode(key.decode())
         base = self._base
         if base is None:
-            base = _base_url(scope["scheme"], host or b"")
+            base = base_url(scope["scheme"], host or b"")
         copies = b"%d/%d" % (written.copies, written.wanted)
         version = b"%016x" % written.version
         expires = b'"%b"' % rfc3339(written.expires_s).encode() if written.expires_s else b"null"
@@ -440,7 +440,7 @@ def _content_type(raw: bytes | None) -> str:
 
 
 @lru_cache(maxsize=64)
-def _base_url(scheme: str, host: bytes) -> bytes:
+def base_url(scheme: str, host: bytes) -> bytes:
     """What stands before a path; nothing where the client sent no sensible Host."""
     return b"%b://%b" % (scheme.encode(), host) if _HOST.fullmatch(host) else b""
 

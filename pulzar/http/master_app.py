@@ -7,8 +7,10 @@ from pulzar.cluster.front import FrontStore
 from pulzar.cluster.lone import LoneOperations
 from pulzar.cluster.operations import Operable, Operations
 from pulzar.cluster.store import ClusterStore
+from pulzar.disk import Disk
 from pulzar.errors import Unavailable
-from pulzar.http import agents, app, autodiscovery, cluster_admin, jobs, skynet
+from pulzar.extensions.slots import Extensions
+from pulzar.http import agents, app, autodiscovery, cluster_admin, jobs, skynet, third_party
 from pulzar.http.agents import Agents
 from pulzar.http.app import App
 from pulzar.http.application import Paths
@@ -17,6 +19,7 @@ from pulzar.http.cluster_admin import ClusterAdmin
 from pulzar.http.internal import Internal
 from pulzar.http.jobs import Jobs
 from pulzar.http.skynet import Skynet
+from pulzar.http.third_party import ThirdParty
 from pulzar.jobs.system import JobSystem
 from pulzar.limits import UPLOAD_CHUNK_TIMEOUT_S
 
@@ -24,6 +27,7 @@ PATHS: Paths = {
     **app.PATHS,
     **cluster_admin.PATHS,
     **jobs.PATHS,
+    **third_party.PATHS,
     **skynet.PATHS,
     **agents.PATHS,
 }
@@ -35,7 +39,9 @@ def build_master_app(
     key: str,
     *,
     clock: Clock,
+    disk: Disk,
     system: JobSystem,
+    extensions: Extensions,
     chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S,
 ) -> App:
     """The application of a master. `key` is the cluster's (hex)."""
@@ -44,6 +50,7 @@ def build_master_app(
     operations = Operations(cluster, clock=clock)
     built.answer(Skynet(cluster, internal).endpoints)
     _answer_jobs(built, system, internal)
+    _answer_extensions(built, extensions, disk)
     built.answer(ClusterAdmin(lambda: operations, patience=built.patience).endpoints)
     return built
 
@@ -53,7 +60,9 @@ def build_front_app(
     key: str,
     *,
     clock: Clock,
+    disk: Disk,
     system: JobSystem,
+    extensions: Extensions,
     chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S,
 ) -> App:
     """The application of `pulzar up`: a master, and a volume that other volumes can ask once they
@@ -62,6 +71,7 @@ def build_front_app(
     internal = Internal(key, patience=built.patience)
     built.answer(Skynet(front, internal).endpoints)
     _answer_jobs(built, system, internal)
+    _answer_extensions(built, extensions, disk)
     built.answer(ClusterAdmin(_Current(front, clock), patience=built.patience).endpoints)
     volume = _Volume(front, internal, built)
     built.answer(dict.fromkeys(autodiscovery.PATHS, volume))
@@ -72,6 +82,11 @@ def _answer_jobs(built: App, system: JobSystem, internal: Internal) -> None:
     built.answer(Jobs(system, patience=built.patience).endpoints)
     built.answer(Agents(system, internal).endpoints)
     built.metrics.add(system.statistics)
+
+
+def _answer_extensions(built: App, extensions: Extensions, disk: Disk) -> None:
+    built.answer(ThirdParty(extensions, disk=disk, patience=built.patience).endpoints)
+    built.metrics.add(extensions.statistics)
 
 
 class _Current:

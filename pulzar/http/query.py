@@ -38,6 +38,26 @@ def parse_query(raw: bytes, known: tuple[str, ...]) -> dict[str, str]:
     return parameters
 
 
+def query_lists(raw: bytes) -> dict[str, list[str]]:
+    """Every parameter of a query with its values, in their order. Raises InvalidParameter."""
+    lists: dict[str, list[str]] = {}
+    for item in raw.split(b"&"):
+        if item:
+            name, _, value = (_decode(part) for part in item.partition(b"="))
+            lists.setdefault(name, []).append(value)
+    return lists
+
+
+def decode_piece(piece: bytes, where: str) -> str:
+    """A percent-encoded piece of a path, or of what is called `where`. Raises InvalidParameter."""
+    if _BAD_ESCAPE.search(piece):
+        raise InvalidParameter(f"the {where} has a % that is no percent-encoding; write it as %25")
+    try:
+        return unquote_to_bytes(piece).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidParameter(f"the {where} is not UTF-8: {error.reason}") from None
+
+
 def lifetime_s(parameters: dict[str, str]) -> int:
     """Seconds from the write until the value ends; 0 for never. Raises InvalidParameter."""
     temporal, ttl = parameters.get("temporal"), parameters.get("ttl")
@@ -117,10 +137,4 @@ def _unknown(name: str, known: tuple[str, ...]) -> str:
 
 
 def _decode(part: bytes) -> str:
-    bad = _BAD_ESCAPE.search(part)
-    if bad:
-        raise InvalidParameter("the query has a % that is no percent-encoding; write it as %25")
-    try:
-        return unquote_to_bytes(part.replace(b"+", b" ")).decode()
-    except UnicodeDecodeError as error:
-        raise InvalidParameter(f"the query is not UTF-8: {error.reason}") from None
+    return decode_piece(part.replace(b"+", b" "), "query")

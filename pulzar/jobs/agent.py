@@ -17,7 +17,6 @@ What an agent needs to know comes as one line of JSON on stdin; it ends when std
 
 import asyncio
 import contextlib
-import ctypes
 import importlib
 import io
 import logging
@@ -63,11 +62,10 @@ from pulzar.limits import (
     RESULTS_MAX,
     ROOM_S_MAX,
 )
-from pulzar.parent import IGNORE_SIGNALS, die_with_parent
+from pulzar.parent import IGNORE_SIGNALS, adopt_orphans, die_with_parent
 
 _log = logging.getLogger(__name__)
 
-_PR_SET_CHILD_SUBREAPER = 36
 _AGAIN_S = 0.2  # before a question is asked again
 _JOIN_AGAIN_S, _JOIN_AGAIN_S_MAX = 1.0, 60.0
 M = TypeVar("M", bound=Message)
@@ -434,7 +432,7 @@ async def _run_until_closed(site: Site) -> None:
 def main() -> None:
     """Read what there is to know, and run."""
     die_with_parent()
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     site = msgspec.json.decode(sys.stdin.buffer.readline(), type=Site)
     logging.basicConfig(
         stream=sys.stderr,

@@ -15,6 +15,8 @@ import pytest
 
 from pulzar.cluster import messages as m
 from pulzar.cluster.remote import MasterLink, Network
+from pulzar.disk import SystemDisk
+from pulzar.extensions.slots import Extensions
 from pulzar.http.agents import PATHS as AGENT_PATHS
 from pulzar.http.application import Application
 from pulzar.http.autodiscovery import PATHS as VOLUME_PATHS
@@ -265,9 +267,7 @@ def test_garbage_at_a_master_is_refused_and_nobody_joins(tmp_path: Path) -> None
         rng = random.Random(2)
         clock = ManualClock()
         async with LocalCluster(str(tmp_path), clock, volumes=1) as cluster:
-            app = build_master_app(
-                cluster.store, KEY, clock=clock, system=job_system(cluster, clock)
-            )
+            app = master_app(cluster, clock, job_system(cluster, clock), tmp_path)
             before = cluster.store.master.list.members
             for path in MASTER_PATHS:
                 for _ in range(ROUNDS):
@@ -342,7 +342,7 @@ def test_garbage_of_agents_is_refused_and_no_job_is_changed(tmp_path: Path) -> N
         clock = ManualClock()
         async with LocalCluster(str(tmp_path), clock, volumes=1) as cluster:
             system = job_system(cluster, clock)
-            app = build_master_app(cluster.store, KEY, clock=clock, system=system)
+            app = master_app(cluster, clock, system, tmp_path)
             system.start()
             await cluster.until(lambda: system._is_loaded)
             (tmp_path / "jobs" / "d").mkdir(parents=True)
@@ -379,6 +379,18 @@ def job_system(cluster: LocalCluster, clock: ManualClock) -> JobSystem:
     )
 
 
+def master_app(
+    cluster: LocalCluster, clock: ManualClock, system: JobSystem, directory: Path
+) -> Application:
+    """The application of a master, without extensions."""
+    extensions = Extensions(
+        str(directory / "none"), slots=0, timeout_s=1, memory_bytes=0, work=str(directory / "work")
+    )
+    return build_master_app(
+        cluster.store, KEY, clock=clock, disk=SystemDisk(), system=system, extensions=extensions
+    )
+
+
 BAD_PRESENCES: list[dict[str, Any]] = [
     {"damaged": [(b"", 1)]},
     {"damaged": [(b"k", -1)]},
@@ -406,9 +418,7 @@ def test_garbage_at_restore_is_refused(tmp_path: Path, content: bytes) -> None:
     async def life() -> None:
         clock = ManualClock()
         async with LocalCluster(str(tmp_path), clock, volumes=1) as cluster:
-            app = build_master_app(
-                cluster.store, KEY, clock=clock, system=job_system(cluster, clock)
-            )
+            app = master_app(cluster, clock, job_system(cluster, clock), tmp_path)
             refused(await ask(app, "POST", "/admin/restore", content, {}), content)
 
     asyncio.run(life())
