@@ -85,7 +85,7 @@ DRAIN_BYTES_MAX = 16 * MIB  # with more to come, the connection ends after an ea
 DRAIN_TIMEOUT_S = 2.0  # read for so long after an early 4xx, so that the client sees the answer
 SHUTDOWN_GRACE_S = 10.0
 FLUSH_GRACE_S = 0.5  # at the end, for answers on their way when no request is open any more
-CONNECTIONS_MAX = 1024  # beyond it connections wait in the backlog
+CONNECTIONS_MAX = 4096  # beyond it connections wait in the backlog
 IDLE_CONNECTION_S = 60  # without a request, or with an unfinished head
 HEAD_BYTES_MAX = 128 * KIB  # also what one read takes of a body: half of it is half as fast
 RANGES_MAX = 16  # in one Range header
@@ -162,6 +162,14 @@ EXTENSION_CALLS_PER_CHILD = 10_000  # then the child process is replaced by a fr
 EXTENSION_WAITING_MAX = 1024  # calls for which no slot is free; more are refused
 EXTENSION_SLOTS_MAX = 256  # of the setting
 EXTENSION_TIMEOUT_S_MAX = 3600
+
+# Watching.
+FEED_EVENTS = 16_384  # the last changes, for watchers that were away for a moment
+WATCH_PENDING_MAX = 4096  # events that a watcher has not taken
+WATCH_CATCH_UP_MAX = 100_000  # changed keys that one who was away is told of; else it must list
+WATCHERS_MAX = 1024  # requests that watch or wait; more are refused
+WATCH_PING_S = 15.0  # between two signs of life where nothing happens
+WATCH_WAIT_S_MAX = 600
 
 # Between machines.
 HEARTBEAT_S = 1.0  # a volume's word to its master

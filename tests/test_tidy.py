@@ -41,6 +41,9 @@ LAYERS = """
     varidb.sweep
     varidb.index
     varidb.catalog_orders
+    varidb.feed
+    varidb.catalog_history varidb.watching
+    varidb.catalog_reader
     varidb.catalog
     varidb.task varidb.volume
     varidb.background varidb.commit varidb.reader

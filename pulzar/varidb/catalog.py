@@ -19,7 +19,6 @@ catalog_row.py. Everything that one batch of records changes, cursor included, i
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import TypeAlias
 
 import lmdb
@@ -32,8 +31,10 @@ from pulzar.limits import (
     LOAD_ORDER_ROWS,
     VIEW_MAP_BYTES,
 )
-from pulzar.varidb.catalog_orders import FIRST_USER_KEY, Orders
-from pulzar.varidb.catalog_page import page, present, rows_between
+from pulzar.varidb.catalog_history import event_of_known, event_of_newest
+from pulzar.varidb.catalog_orders import FIRST_USER_KEY
+from pulzar.varidb.catalog_page import present
+from pulzar.varidb.catalog_reader import FORGOTTEN, GENERATION, CatalogReader, met_name
 from pulzar.varidb.catalog_row import (
     COMPLETE,
     ORDER,
@@ -49,11 +50,11 @@ from pulzar.varidb.catalog_row import (
     refilled,
     times,
     unpack_deleted,
-    unpack_entry,
     unpack_row,
 )
-from pulzar.varidb.copies import Copies, Tally, read_copies
-from pulzar.varidb.entry import Entry, Listing, Status
+from pulzar.varidb.copies import Tally
+from pulzar.varidb.entry import Entry
+from pulzar.varidb.feed import Event, Feed
 from pulzar.varidb.index import put_newest, put_sorted
 from pulzar.varidb.position import NOWHERE, Cursor, unpack_position
 from pulzar.varidb.record import Type
@@ -65,7 +66,6 @@ _TABLES = ("keys", "reserved", "deletes", "created", "expiry", "copies")
 _ROW_BYTES = 3 * KEY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + INLINE_BYTES_MAX
 _LOADED_ROW_BYTES = 80  # without its key
 _LOADING = b"loading"  # a cursor's name, while the catalog is being filled from footers
-_GENERATION = b"generation"
 
 
 Holders: TypeAlias = tuple[tuple[int, int], ...]
@@ -76,25 +76,18 @@ class BadRows(Exception):
     """The rows that a catalog was given to load are damaged: not its own, but the index's."""
 
 
-class Catalog:
-    """The catalog of one master. All of it belongs to one thread.
-
-    `filling`: it was begun to be filled and is not whole. Then nothing is read of it.
-    """
+class Catalog(CatalogReader):
+    """The catalog of one master. All of it belongs to one thread."""
 
     def __init__(self, view: View) -> None:
-        self.view = view
+        super().__init__(view)
+        self.feed = Feed()
+        self._told: list[Event] = []
         self._loading = False
-        self.filling = False
         self._bind()
 
     def _bind(self) -> None:
-        tables = self.view.tables
-        self._begin = self.view.environment.begin
-        self._keys, self._reserved = tables["keys"], tables["reserved"]
-        self._deletes = tables["deletes"]
-        self._orders = Orders(tables["created"], tables["expiry"])
-        self._copies = tables["copies"]
+        self.bind()
         self._tally = Tally()
         self._loading = False
         self._may_be_deleted = bool(self.view.stat("deletes")["entries"])  # some key or other
@@ -111,154 +104,6 @@ class Catalog:
             catalog.reset()  # it died while it was loaded
         return catalog
 
-    # Reading.
-
-    def get(self, key: bytes) -> Entry | None:
-        """The entry of a live key, which may have expired. Raises ViewBroken."""
-        if self.filling:
-            raise ViewBroken("the catalog is not whole")
-        try:
-            packed = self._begin(self._table(key)).get(key)
-            return None if packed is None else unpack_entry(key, packed)
-        except (lmdb.Error, Damage) as error:
-            raise self.view.failure(error) from error
-
-    def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """As `get`, for each of `keys`, as of one moment."""
-        if self.filling:
-            raise ViewBroken("the catalog is not whole")
-        try:
-            with self._begin() as transaction:
-                get, table = transaction.get, self._table
-                found = [get(key, None, table(key)) for key in keys]
-            return [
-                None if packed is None else unpack_entry(key, packed)
-                for key, packed in zip(keys, found, strict=True)
-            ]
-        except (lmdb.Error, Damage) as error:
-            raise self.view.failure(error) from error
-
-    def deleted(self, key: bytes) -> int | None:
-        """The version at which a key was deleted, while that is remembered. Raises ViewBroken."""
-        try:
-            packed = self._begin(self._deletes).get(key)
-            return None if packed is None else unpack_deleted(key, packed)
-        except (lmdb.Error, Damage) as error:
-            raise self.view.failure(error) from error
-
-    def cursor(self, holder: int) -> Cursor:
-        """How far it has followed that volume; NOWHERE: not at all. Raises ViewBroken."""
-        return self.view.cursor(b"%d" % holder)[0]
-
-    def met(self, holder: int) -> Cursor:
-        """The place behind the last record of that volume that some row knows of: the cursor, or
-        further, where records before it were still missing. Raises ViewBroken."""
-        met, cursor = self.view.cursor(_met(holder))[0], self.cursor(holder)
-        return met if met.seq > cursor.seq else cursor
-
-    def generation(self) -> int:
-        """That of the list of members by whose numbers the rows name volumes; 0: this machine is
-        alone. Raises ViewBroken."""
-        return self.view.cursor(_GENERATION)[0].seq
-
-    def status(self) -> Status:
-        """The stat of the users' keys. Raises ViewBroken."""
-        return Status(**self.view.stat("keys"))
-
-    def copies(self) -> list[Copies]:
-        """How many keys each set of volumes holds. Raises ViewBroken."""
-        try:
-            with self._begin() as transaction:
-                return list(read_copies(transaction, self._copies))
-        except (lmdb.Error, Damage) as error:
-            raise self.view.failure(error) from error
-
-    def list_keys(
-        self,
-        prefix: bytes,
-        *,
-        after: bytes | None,
-        limit: int,
-        delimiter: bytes | None,
-        now_s: int,
-    ) -> Listing:
-        """Live keys under a prefix in byte order, strictly behind `after`; see `Listing`.
-
-        Looks at a bounded number of rows: a page may be short, even empty, and have a next one.
-        Raises ViewBroken.
-        """
-        if self.filling:
-            raise ViewBroken("the catalog is not whole")
-        try:
-            with self._begin(self._table(prefix or FIRST_USER_KEY)) as transaction:
-                table = transaction.cursor()
-                return page(table, prefix, after or b"", limit, delimiter or b"", now_s)
-        except (lmdb.Error, Damage) as error:
-            raise self.view.failure(error) from error
-
-    def known(self, key: bytes) -> Row | int | None:
-        """The row of a live key, the version at which a key was deleted, or None.
-
-        Raises ViewBroken.
-        """
-        try:
-            with self._begin() as transaction:
-                return self._known(transaction, key)
-        except (lmdb.Error, Damage) as error:
-            raise self.view.failure(error) from error
-
-    def rows(self, after: bytes, last: bytes | None, limit: int) -> list[tuple[bytes, Row]]:
-        """Up to `limit` rows of live keys strictly behind `after`, up to `last` or to the end, in
-        key order. Raises ViewBroken."""
-        try:
-            with self._begin() as transaction:
-                tables = transaction.cursor(self._reserved), transaction.cursor(self._keys)
-                return rows_between(tables, after, last, limit)
-        except (lmdb.Error, Damage) as error:
-            raise self.view.failure(error) from error
-
-    def expired(self, now_s: int, limit: int) -> list[tuple[bytes, int]]:
-        """Up to `limit` keys that have expired, and their versions, the oldest first.
-
-        Raises ViewBroken.
-        """
-        found: list[tuple[bytes, int]] = []
-        try:
-            with self._begin(self._orders.expiry) as transaction:
-                for order in islice(transaction.cursor().iternext(values=False), limit):
-                    if ORDER.unpack_from(order)[0] > now_s:
-                        break
-                    key = order[8:]
-                    packed = transaction.get(key, None, self._table(key))
-                    if packed is None:
-                        raise Damage("the expiry order names a key that is not there")
-                    found.append((key, unpack_entry(key, packed).version))
-        except (lmdb.Error, Damage) as error:
-            raise self.view.failure(error) from error
-        return found
-
-    def created_between(
-        self, start_ms: int, end_ms: int, *, after: tuple[int, bytes] | None, limit: int
-    ) -> list[tuple[int, bytes]]:
-        """Users' keys created in start..end (exclusive), as (created ms, key) in that order,
-        strictly behind `after`. Raises ViewBroken."""
-        start = ORDER.pack(start_ms)
-        if after is not None:
-            start = max(start, ORDER.pack(after[0]) + after[1] + b"\0")
-        end = ORDER.pack(end_ms)
-        found: list[tuple[int, bytes]] = []
-        try:
-            with self._begin(self._orders.created) as transaction:
-                table = transaction.cursor()
-                if table.set_range(start):
-                    for order in islice(table.iternext(values=False), limit):
-                        if order >= end:
-                            break
-                        found.append((ORDER.unpack_from(order)[0], order[8:]))
-        except lmdb.Error as error:
-            raise self.view.failure(error) from error
-        return found
-
     # Writing.
 
     def apply(self, changes: Sequence[Change], holder: int, cursor: Cursor | None) -> None:
@@ -272,6 +117,7 @@ class Catalog:
         with self._following(len(changes), cursors) as transaction:
             for change in changes:
                 self._apply(transaction, change, holder, change.seq or last_seq)
+        self._tell()
 
     def append(
         self,
@@ -318,24 +164,27 @@ class Catalog:
             put_newest(transaction.cursor(self._keys), keys)
             put_newest(transaction.cursor(self._orders.created), created)
             for holder, cursor in further:
-                self.view.put_cursor(transaction, _met(holder), cursor)
+                self.view.put_cursor(transaction, met_name(holder), cursor)
+        if self.feed.is_running:
+            self.feed.landed([event_of_newest(change) for change in changes])
 
     def begin_again(self, holder: int, cursor: Cursor) -> None:
         """All that the rows say of volume `holder` was read anew, and is what it had at `cursor`.
         Raises OutOfSpace, ViewBroken."""
         with self._following(0, ((holder, cursor),)) as transaction:
-            transaction.delete(_met(holder), db=self.view.tables["cursors"])
+            transaction.delete(met_name(holder), db=self.view.tables["cursors"])
 
     def begin_generation(self, generation: int) -> None:
         """Another list of members holds. Raises OutOfSpace, ViewBroken."""
         with self.view.write() as transaction:
-            self.view.put_cursor(transaction, _GENERATION, Cursor(b"", generation))
+            self.view.put_cursor(transaction, GENERATION, Cursor(b"", generation))
 
     @contextmanager
     def _following(
         self, count: int, cursors: Sequence[tuple[int, Cursor]]
     ) -> Iterator["lmdb.Transaction[bytes]"]:
         """A transaction for `count` changes, which ends a load and takes in the cursors."""
+        self._told = []
         rows = count + self._orders.gathered
         with self.view.write(rows=rows, size=rows * _ROW_BYTES) as transaction:
             if self._loading:
@@ -375,7 +224,12 @@ class Catalog:
                     self._load_one(transaction, key, entry, holder)
             if self._orders.gathered >= LOAD_ORDER_ROWS:
                 self._orders.write_gathered(transaction)
+            if self.feed.is_running and keys:
+                self._forget(transaction, self.feed.last.version + 1)
         self._loading = True
+        if self.feed.is_running and keys:
+            self.feed.skip()
+            self._told.clear()
 
     def refill(self, key: bytes, entry: Entry) -> None:
         """Complete a row with what `entry` has, if it is still that version. Raises OutOfSpace,
@@ -396,6 +250,7 @@ class Catalog:
         """Let a key be known as that, whatever was known. Raises OutOfSpace, ViewBroken."""
         with self._following(1, ()) as transaction:
             self._set(transaction, key, self._known(transaction, key), new)
+        self._tell()
 
     def drop_deletes(self, purged: Sequence[tuple[bytes, int]]) -> None:
         """Forget deletes that are purged from the logs. Raises OutOfSpace, ViewBroken."""
@@ -404,18 +259,37 @@ class Catalog:
                 packed = transaction.get(key, None, self._deletes)
                 if packed is not None and unpack_deleted(key, packed) <= version:
                     transaction.delete(key, db=self._deletes)
+            self._forget(transaction, max((version for _, version in purged), default=0))
+
+    def start_feed(self, version: int) -> None:
+        """Tell the feed what happens from now on; `version` is behind all that has. What a catalog
+        that is new has not seen itself it cannot tell. Raises OutOfSpace, ViewBroken."""
+        if not self.forgotten():
+            with self.view.write() as transaction:
+                self._forget(transaction, version)
+        self.feed.start(version)
+
+    def _tell(self) -> None:
+        """Tell the feed what was set."""
+        told, self._told = self._told, []
+        if told:
+            self.feed.landed(told)
+
+    def _forget(self, transaction: "lmdb.Transaction[bytes]", version: int) -> None:
+        """Of what happened up to that version, some is not known any more."""
+        if version > self.forgotten():
+            self.view.put_cursor(transaction, FORGOTTEN, Cursor(b"", version))
 
     def reset(self) -> None:
         """Throw everything away. Raises OutOfSpace, OSError."""
         self.view.reset()
         self._bind()
+        if self.feed.is_running:
+            self.feed.skip()
 
     def close(self, *, clean: bool) -> None:
         """Close it; a clean one is trusted by the next opening."""
         self.view.close(clean=clean)
-
-    def _table(self, key: bytes) -> "lmdb._Database":
-        return self._keys if key >= FIRST_USER_KEY else self._reserved
 
     def _apply(
         self, transaction: "lmdb.Transaction[bytes]", change: Change, holder: int, seq: int
@@ -435,6 +309,13 @@ class Catalog:
     ) -> None:
         table = self._table(key)
         self._count(known, new)
+        if self.feed.is_running and key >= FIRST_USER_KEY:
+            event = event_of_known(key, known, new)
+            if event is not None:
+                self._told.append(event)
+                last = self.feed.last.version
+                if event.version <= last:  # too late for watchers that are away
+                    self._forget(transaction, last + 1)
         if isinstance(new, Row):
             transaction.put(key, pack_row(key, new), db=table)
             if known is not None and not isinstance(known, Row):
@@ -445,13 +326,6 @@ class Catalog:
             if isinstance(known, Row):
                 transaction.delete(key, db=table)
         self._orders.move(transaction, key, times(known), times(new))
-
-    def _known(self, transaction: "lmdb.Transaction[bytes]", key: bytes) -> Row | int | None:
-        packed = transaction.get(key, None, self._table(key))
-        if packed is not None:
-            return unpack_row(key, packed)
-        packed = transaction.get(key, None, self._deletes)
-        return None if packed is None else unpack_deleted(key, packed)
 
     def _count(self, known: Row | int | None, new: Row | int | None) -> None:
         if isinstance(known, Row):
@@ -488,8 +362,3 @@ class Catalog:
         except Damage as error:
             raise BadRows(str(error)) from None
         self._apply(transaction, change_of(key, position), holder, position.seq)
-
-
-def _met(holder: int) -> bytes:
-    """The name under which `Catalog.met` is kept."""
-    return b"met %d" % holder

@@ -5,6 +5,7 @@ sorted, many at a time.
 """
 
 from collections.abc import Iterable
+from itertools import islice, takewhile
 
 import lmdb
 
@@ -26,6 +27,31 @@ class Orders:
     def gathered(self) -> int:
         """How many rows a load has not written yet."""
         return len(self._unsorted)
+
+    def expired(
+        self, transaction: "lmdb.Transaction[bytes]", now_s: int, limit: int
+    ) -> list[bytes]:
+        """Up to `limit` keys that have expired, the oldest first."""
+        rows = islice(transaction.cursor(self.expiry).iternext(values=False), limit)
+        return [row[8:] for row in takewhile(lambda row: ORDER.unpack_from(row)[0] <= now_s, rows)]
+
+    def between(
+        self,
+        transaction: "lmdb.Transaction[bytes]",
+        start_ms: int,
+        end_ms: int,
+        after: tuple[int, bytes] | None,
+        limit: int,
+    ) -> list[tuple[int, bytes]]:
+        """See `Catalog.created_between`."""
+        start, end = ORDER.pack(start_ms), ORDER.pack(end_ms)
+        if after is not None:
+            start = max(start, ORDER.pack(after[0]) + after[1] + b"\0")
+        table = transaction.cursor(self.created)
+        if not table.set_range(start):
+            return []
+        rows = takewhile(lambda row: row < end, islice(table.iternext(values=False), limit))
+        return [(ORDER.unpack_from(row)[0], row[8:]) for row in rows]
 
     def move(
         self,
