@@ -144,7 +144,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
         await network.close()
 
     jobs = _job_system(config, key, front, front.holders, clock=clock)
-    leaving = asyncio.create_task(_leave(stop, front.leave, jobs.leave))
+    leaving = asyncio.create_task(_leave(stop, front.leave, front.feed.close, jobs.leave))
 
     if not local.alone:
         front.url = config.advertise or _url(config.host, config.port)
@@ -213,7 +213,7 @@ async def run_master(
     except OSError as error:
         raise OpenError(f"{directory} cannot be used: {error}") from error
     jobs = _job_system(config, key, store, store.holders, clock=clock)
-    leaving = asyncio.create_task(_leave(stop, jobs.leave))
+    leaving = asyncio.create_task(_leave(stop, store.feed.close, jobs.leave))
     jobs.start()
     extensions = _extensions(config, directory)
     app = build_master_app(

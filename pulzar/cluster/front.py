@@ -46,7 +46,9 @@ from pulzar.varidb.entry import (
     Upload,
     Written,
 )
+from pulzar.varidb.feed import Feed
 from pulzar.varidb.store import LocalStore
+from pulzar.varidb.watching import History
 
 _log = logging.getLogger(__name__)
 
@@ -170,6 +172,16 @@ class FrontStore:
     def direct_bytes_max(self) -> int:
         """See `entry.Store`."""
         return self._current.direct_bytes_max
+
+    @property
+    def feed(self) -> Feed:
+        """See `watching.Watchable`."""
+        return self.local.feed
+
+    @property
+    def history(self) -> History:
+        """See `watching.Watchable`."""
+        return self.local.history
 
     def lookup(self, key: bytes) -> Entry | None:
         """See `entry.Store`."""

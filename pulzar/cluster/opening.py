@@ -66,6 +66,7 @@ def begin_cluster(
 
     The catalog is kept only where cluster.json tells whom its numbers mean.
     """
+    catalog.feed.pause()
     state = read_state(disk, directory, cluster_id(key))
     generation = catalog.generation()
     if generation != state.members.generation:

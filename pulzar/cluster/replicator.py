@@ -69,6 +69,7 @@ class Replicator:
         self.master = b""  # to whom epochs are promised
         self.serving = False  # whether the catalog has met all that could be newer
         self.pending = 0
+        self._under_way: dict[int, None] = {}  # versions of users' writes, in their order
         self.failed: str | None = None  # why the catalog lacks what volumes have
         self.has_failed = asyncio.Event()
         self.under_replicated_total = 0
@@ -91,6 +92,10 @@ class Replicator:
                 self._launch(write, *self._for_delete(change))
             else:
                 self._launch(write, *self._for_put(write, change))
+
+    def oldest(self) -> int | None:
+        """The smallest version that is under way; None: nothing is."""
+        return next(iter(self._under_way), None)
 
     def fail(self, reason: str) -> None:
         """Take no more records: the catalog is not to be believed."""
@@ -143,6 +148,7 @@ class Replicator:
             replaces=(old.holders, old.size) if old is not None else ((), 0),
         )
         self.pending += 1
+        self._under_way[write.record.version] = None
         for number in numbers:
             self._members[number].enqueue(flight)
 
@@ -233,6 +239,7 @@ class Replicator:
         """Nobody is waited for any more: the catalog, then the answers."""
         self.pending -= len(flights)
         for flight in flights:
+            self._under_way.pop(flight.record.version, None)
             self._forget_removed(flight)
         durable = [flight for flight in flights if flight.holders]
         cursors = self._cursors_behind(durable)
@@ -242,6 +249,7 @@ class Replicator:
         except Exception as error:  # whatever it was, the catalog lacks these
             self.fail(f"the catalog could not be written: {error}")
             _log.exception("the catalog lacks what volumes have")
+        self._catalog.feed.settle()
         for flight in flights:
             self._finish(flight)
 

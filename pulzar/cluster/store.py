@@ -63,7 +63,7 @@ from pulzar.varidb.entry import (
 from pulzar.varidb.expiry import expire
 from pulzar.varidb.position import Cursor
 from pulzar.varidb.reader import completed
-from pulzar.varidb.record import Type
+from pulzar.varidb.record import Type, make_version
 from pulzar.varidb.writer import Writer, is_expired
 
 _log = logging.getLogger(__name__)
@@ -132,6 +132,9 @@ class ClusterStore:
             superseded=self._hide,
             reread=self.repair.reread,
         )
+        self.feed = catalog.feed
+        self.feed.floor = self.replicator.oldest
+        self.history = catalog
         self._expiry: asyncio.Task[None] | None = None
         self._is_broken = False  # the catalog is damaged, and to be filled from nothing
         self.damaged_total = 0
@@ -147,6 +150,7 @@ class ClusterStore:
         """A member's state may have changed: see whether data can be served, and be repaired."""
         self._serving = self.replicator.serving = self._reason() is None
         if self._serving:
+            self._catalog.start_feed(make_version(self.writer.epoch, 0))
             self._ready.set()
         self.repair.wake(serving=self._serving)
 

@@ -4,6 +4,7 @@ PATHS is the list of everything there is; master_app.py adds what there is of a 
 """
 
 from pulzar.clock import Clock
+from pulzar.http import watch
 from pulzar.http.admin import Admin
 from pulzar.http.application import Application, Paths, short
 from pulzar.http.batch import Batches
@@ -11,14 +12,16 @@ from pulzar.http.keys import KeyVerbs
 from pulzar.http.listing import Lister
 from pulzar.http.metrics import Metrics
 from pulzar.http.patience import Room
+from pulzar.http.watch import Watches
 from pulzar.limits import ANSWERS_BYTES_MAX, UPLOAD_CHUNK_TIMEOUT_S
-from pulzar.varidb.entry import Store
+from pulzar.varidb.watching import WatchedStore
 
 PATHS: Paths = {
     "/add_key/{key}": (("PUT",), "put"),
     "/get_key/{key}": (("GET", "HEAD"), "get"),
     "/delete_key/{key}": (("DELETE",), "delete"),
     "/list_keys/{prefix}": (("GET", "HEAD"), "list"),
+    **watch.PATHS,
     "/batch": (("POST",), "batch"),
     "/admin/status": (("GET", "HEAD"), "admin"),
     "/admin/compact": (("POST",), "admin"),
@@ -33,7 +36,7 @@ class App(Application):
 
     def __init__(
         self,
-        store: Store,
+        store: WatchedStore,
         *,
         clock: Clock,
         chunk_timeout_s: float,
@@ -41,14 +44,15 @@ class App(Application):
     ) -> None:
         super().__init__(paths, chunk_timeout_s=chunk_timeout_s)
         patience = self.patience
-        verbs = KeyVerbs(store, clock=clock, tally=self.tally, patience=patience)
+        feed = store.feed
+        verbs = KeyVerbs(store, feed=feed, clock=clock, tally=self.tally, patience=patience)
         self._put = verbs.put
         self._get = verbs.get
         self._delete = verbs.delete
         admin = Admin(store)
         answers = Room(ANSWERS_BYTES_MAX, patience)
         batches = Batches(store, clock=clock, patience=patience, answers=answers)
-        self.metrics = Metrics(self.tally, store.statistics)
+        self.metrics = Metrics(self.tally, store.statistics, feed.statistics)
         self._endpoints = {
             "/list_keys/{prefix}": Lister(store, patience=patience, answers=answers).get,
             "/batch": batches.post,
@@ -57,11 +61,12 @@ class App(Application):
             "/healthz": short(admin.health),
             "/readyz": short(admin.ready),
             "/metrics": short(self.metrics.get),
+            **Watches(store, patience=patience).endpoints,
         }
 
 
 def build_app(
-    store: Store, *, clock: Clock, chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S
+    store: WatchedStore, *, clock: Clock, chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S
 ) -> App:
     """The application over `store`. A client that takes or gives no byte for `chunk_timeout_s`
     in the middle of a value is given up."""

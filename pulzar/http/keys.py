@@ -29,10 +29,11 @@ from pulzar.http.key_codec import PLAIN_KEY, decode_key, key_path
 from pulzar.http.metrics import Tally
 from pulzar.http.patience import Patience, Room
 from pulzar.http.problem import Elsewhere
-from pulzar.http.query import expires_at, lifetime_s, parse_query, replicas_of
+from pulzar.http.query import expires_at, lifetime_s, parse_query, replicas_of, wait_of
 from pulzar.http.ranges import parse_range
 from pulzar.http.sending import Headers, Streams
 from pulzar.http.values import describe, send_value
+from pulzar.http.waiting import wait_for_news
 from pulzar.limits import (
     BLOB_BYTES_MAX,
     BODIES_BYTES_MAX,
@@ -42,6 +43,7 @@ from pulzar.limits import (
 )
 from pulzar.varidb.condition import Condition
 from pulzar.varidb.entry import Delete, Entry, Put, Values, Written
+from pulzar.varidb.feed import Feed
 
 ADD_PATH = b"/add_key/"
 GET_PATH = b"/get_key/"
@@ -53,6 +55,7 @@ _READ_TRIES = 3  # a value that is replaced while it is looked for
 _HOST = re.compile(rb"[0-9A-Za-z._~:\[\]-]{1,255}")
 
 _PUT_QUERY = ("redirect", "replicas", "temporal", "ttl")
+_GET_QUERY = ("redirect", "wait")
 _QUERY = ("redirect",)
 
 _PUT_HEADERS = frozenset(
@@ -91,8 +94,11 @@ _GET_OK, _DELETE_OK = ("get", 200), ("delete", 200)
 class KeyVerbs:
     """The three verbs over one store."""
 
-    def __init__(self, store: Values, *, clock: Clock, tally: Tally, patience: Patience) -> None:
+    def __init__(
+        self, store: Values, *, feed: Feed, clock: Clock, tally: Tally, patience: Patience
+    ) -> None:
         self._store = store
+        self._feed = feed
         self._base: bytes | None = None  # of the URLs in answers; None: what the client called us
         self._clock = clock
         self._tally = tally
@@ -103,12 +109,16 @@ class KeyVerbs:
     # Reading.
 
     async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """GET or HEAD /get_key/{key}[?redirect=0|1]."""
+        """GET or HEAD /get_key/{key}[?redirect=0|1][&wait=60s]."""
         key: bytes = scope["raw_path"][_GET_LENGTH:]
         if PLAIN_KEY.fullmatch(key) is None:
             key = decode_key(key)
         if scope["query_string"]:
-            parse_query(scope["query_string"], _QUERY)
+            wait_s = wait_of(parse_query(scope["query_string"], _GET_QUERY))
+            if wait_s:
+                asked = read_conditions(_asked(scope, _GET_HEADERS))
+                if not await wait_for_news(self._store, self._feed, receive, key, asked, wait_s):
+                    return
         if scope["method"] != "GET":
             await self._get_rare(scope, receive, send, key)
             return

@@ -9,7 +9,13 @@ from urllib.parse import unquote_to_bytes
 
 from pulzar.errors import InvalidParameter
 from pulzar.http.problem import shown
-from pulzar.limits import EXPIRES_S_MAX, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, REPLICAS_MAX
+from pulzar.limits import (
+    EXPIRES_S_MAX,
+    LIST_LIMIT_DEFAULT,
+    LIST_LIMIT_MAX,
+    REPLICAS_MAX,
+    WATCH_WAIT_S_MAX,
+)
 
 DAY_S = 24 * 3600
 
@@ -93,6 +99,22 @@ def parse_ttl(text: str) -> int:
     if not seconds:
         raise InvalidParameter(
             f"ttl must be like 90s, 15m, 12h or 7d and not zero, not {shown(text)}"
+        )
+    return seconds
+
+
+def wait_of(parameters: dict[str, str]) -> int:
+    """Seconds that an answer may wait for news; 0 for none. Raises InvalidParameter."""
+    text = parameters.get("wait")
+    if text is None:
+        return 0
+    found = _TTL.fullmatch(text)
+    if not found:
+        raise InvalidParameter(f"wait must be like 30s or 5m, not {shown(text)}")
+    seconds = _number(found[1]) * _UNIT_S[found[2]]
+    if seconds > WATCH_WAIT_S_MAX:
+        raise InvalidParameter(
+            f"wait may be {WATCH_WAIT_S_MAX // 60}m at most, not {shown(text)}: ask again then"
         )
     return seconds
 

@@ -36,6 +36,7 @@ from pulzar.http.problem import Elsewhere
 from pulzar.http.query import parse_query
 from pulzar.limits import DIRECT_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
 from pulzar.varidb.entry import Delete, Entry, Put, Upload, Written
+from pulzar.varidb.feed import Feed
 
 PATHS: Paths = {
     "/add_key/{key}": (("PUT",), "put"),
@@ -159,7 +160,7 @@ class VolumeVerbs(KeyVerbs):
         tally: Tally,
         patience: Patience,
     ) -> None:
-        super().__init__(values, clock=clock, tally=tally, patience=patience)
+        super().__init__(values, feed=Feed(), clock=clock, tally=tally, patience=patience)
         self._volume = volume
         self._master_url = master_url
         self._base = master_url.encode()

@@ -11,6 +11,7 @@ from pulzar.errors import ConditionFailed, KeyNotFound, NotReady, PulzarError, V
 from pulzar.limits import BLOB_CHUNK_BYTES, INLINE_BYTES_MAX, SEGMENT_VALUE_BYTES_MAX
 from pulzar.varidb.condition import Condition
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
+from pulzar.varidb.feed import Event, Feed
 from pulzar.varidb.record import make_version
 
 _HOLDER = 1
@@ -47,7 +48,10 @@ class MemoryStore:
         self._clock = clock
         self._entries: dict[bytes, tuple[Entry, bytes]] = {}
         self._version = make_version(1, 0)
+        self._deleted: dict[bytes, int] = {}
         self._closed = False
+        self.feed = Feed()
+        self.feed.start(self._version)
         self.puts_total = 0
         self.deletes_total = 0
 
@@ -61,7 +65,7 @@ class MemoryStore:
         if not self._is_expired(entry):
             return entry
         if self.lookup(key) is entry:
-            del self._entries[key]
+            self._remove(key)
         return None
 
     async def complete(self, key: bytes, entry: Entry) -> Entry:  # the protocol
@@ -164,6 +168,34 @@ class MemoryStore:
         """See `entry.Store`."""
         self._closed = True
 
+    @property
+    def history(self) -> "MemoryStore":
+        """See `watching.Watchable`."""
+        return self
+
+    def forgotten(self) -> int:
+        """See `watching.History`."""
+        return make_version(1, 0)
+
+    def newer(
+        self, prefix: bytes, version: int, *, after: bytes, deletes: bool, limit: int
+    ) -> tuple[list[Event], bytes | None]:
+        """See `watching.History`."""
+        if deletes:
+            events = [Event(key, gone, is_delete=True) for key, gone in self._deleted.items()]
+        else:
+            events = [_event(key, entry) for key, (entry, _) in self._entries.items()]
+        keys = sorted(event.key for event in events if event.key.startswith(prefix))
+        looked = [key for key in keys if key > after][:limit]
+        found = [event for event in events if event.key in looked and event.version > version]
+        return found, looked[-1] if len(looked) == limit else None
+
+    def _remove(self, key: bytes) -> None:
+        self._version += 1
+        del self._entries[key]
+        self._deleted[key] = self._version
+        self.feed.landed([Event(key, self._version, is_delete=True)])
+
     def _do(self, operation: Put | Delete | Get) -> Written | Got:
         if isinstance(operation, Put):
             return self._put(operation, operation.value)
@@ -192,6 +224,8 @@ class MemoryStore:
             inline=value if len(value) <= INLINE_BYTES_MAX else None,
         )
         self._entries[put.key] = (new, value)
+        self._deleted.pop(put.key, None)
+        self.feed.landed([_event(put.key, new)])
         self.puts_total += 1
         return Written(new.version, new.size, new.expires_s, 1, 1, created=entry is None)
 
@@ -201,15 +235,14 @@ class MemoryStore:
         _require(delete.condition, entry)
         if entry is None:
             raise KeyNotFound("there is no such key")
-        self._version += 1
-        del self._entries[delete.key]
+        self._remove(delete.key)
         self.deletes_total += 1
         return Written(self._version, 0, 0, 1, 1, created=False)
 
     def _live(self, key: bytes) -> Entry | None:
         entry = self.lookup(key)
         if entry is not None and self._is_expired(entry):
-            del self._entries[key]  # a clock that is set back must not bring it back
+            self._remove(key)  # a clock that is set back must not bring it back
             return None
         return entry
 
@@ -225,6 +258,18 @@ class MemoryStore:
     def _require_open(self) -> None:
         if self._closed:
             raise NotReady("the server is stopping")
+
+
+def _event(key: bytes, entry: Entry) -> Event:
+    return Event(
+        key,
+        entry.version,
+        is_delete=False,
+        size=entry.size,
+        created_ms=entry.created_ms,
+        expires_s=entry.expires_s,
+        content_type=entry.content_type,
+    )
 
 
 def _require(condition: Condition | None, entry: Entry | None) -> None:

@@ -16,7 +16,7 @@ from pulzar.clock import Clock
 from pulzar.http.app import App, build_app
 from pulzar.http.server import serve
 from pulzar.limits import SHUTDOWN_GRACE_S, UPLOAD_CHUNK_TIMEOUT_S
-from pulzar.varidb.entry import Store
+from pulzar.varidb.watching import WatchedStore
 
 READY_S_MAX = 20.0
 
@@ -26,7 +26,7 @@ class ServerThread:
 
     def __init__(
         self,
-        store: Store,
+        store: WatchedStore,
         *,
         clock: Clock,
         chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S,

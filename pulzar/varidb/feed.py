@@ -127,6 +127,12 @@ class Feed:
             self.last = self._trimmed = max(self.last, Place(version, 0))
             self.is_running = True
 
+    def pause(self) -> None:
+        """Tell nothing until `start`: what happens meanwhile is no news."""
+        if self.is_running:
+            self.skip()
+            self.is_running = False
+
     def landed(self, events: Sequence[Event]) -> None:
         """These are visible now; of one key they come in the order of their versions."""
         if not self.is_running:
@@ -181,10 +187,9 @@ class Feed:
 
     # Who listens.
 
-    @property
-    def listening(self) -> int:
-        """How many watch or wait."""
-        return self._listening
+    def statistics(self) -> dict[str, float]:
+        """Counts by name."""
+        return {"watchers": self._listening, "changes_total": self.events_total}
 
     def follow(self, follower: Callable[[Sequence[Event]], None]) -> None:
         """Call this with everything that lands from now on, in the order in which it does."""
@@ -235,6 +240,8 @@ class Feed:
     def _begin_to_listen(self) -> None:
         if self._closed:
             raise NotReady("the server is stopping")
+        if not self.is_running:
+            raise NotReady("it is not known yet what has happened last: try again")
         if self._listening >= WATCHERS_MAX:
             raise Unavailable(f"{WATCHERS_MAX} requests wait for changes already: try again later")
         self._listening += 1

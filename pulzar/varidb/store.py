@@ -41,6 +41,7 @@ from pulzar.varidb.catalog import BadRows, Catalog, Change, Newest
 from pulzar.varidb.catalog_row import change_of
 from pulzar.varidb.entry import Delete, Entry, Get, Got, Listing, Put, Status, Upload, Written
 from pulzar.varidb.expiry import expire
+from pulzar.varidb.feed import Feed
 from pulzar.varidb.following import FIRST_NOTE_BYTE, UNSURE_KEY, Logged, note_key
 from pulzar.varidb.index import Index
 from pulzar.varidb.position import Cursor
@@ -48,6 +49,7 @@ from pulzar.varidb.record import KEYED, Record, Type, decode_meta, make_version
 from pulzar.varidb.serving import ServingVolume, StoreOptions, open_volume, views_of
 from pulzar.varidb.upload import BlobUpload
 from pulzar.varidb.volume import Volume, cannot_open
+from pulzar.varidb.watching import History
 from pulzar.varidb.writer import Writer, is_expired
 
 _log = logging.getLogger(__name__)
@@ -211,6 +213,7 @@ class LocalStore:
         await self._committer.write(Record(type=Type.EPOCH, version=version, created_ms=now_ms))
         await self.serving.start()
         if self.alone:
+            self.catalog.start_feed(version)
             self._expiry = asyncio.create_task(expire(self.catalog, self._writer, self._clock))
 
     async def hand_over(self) -> None:
@@ -223,6 +226,16 @@ class LocalStore:
     async def failure(self) -> str:
         """Waits until the store cannot go on, and says why: then the process must end."""
         return await self.serving.failure()
+
+    @property
+    def feed(self) -> Feed:
+        """See `watching.Watchable`."""
+        return self.catalog.feed
+
+    @property
+    def history(self) -> History:
+        """See `watching.Watchable`."""
+        return self.catalog
 
     # Reading.
 
@@ -386,8 +399,11 @@ class LocalStore:
     def _heal(self, error: Exception) -> None:
         """A view is damaged: throw it away and rebuild it from the log, here and now."""
         _log.error("the catalog is damaged and is rebuilt from the log: %s", error)
+        feed = self.catalog.feed
+        feed.pause()
         self.catalog.reset()
         fill_catalog(self.catalog, self._volume, holder=_HOLDER)
+        self.catalog.start_feed(feed.last.version)
 
 
 class Rebuilt(msgspec.Struct, frozen=True):

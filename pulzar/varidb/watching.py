@@ -10,12 +10,13 @@ the last one always comes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
 from pulzar.limits import CATALOG_ROWS, WATCH_CATCH_UP_MAX
+from pulzar.varidb.entry import Store
 from pulzar.varidb.feed import Event, Feed, Place, Watcher
 
 
@@ -32,6 +33,22 @@ class History(Protocol):
         the ones whose version is larger; and the last key looked at, None at the end."""
 
 
+class Watchable(Protocol):
+    """A store whose keys can be watched."""
+
+    @property
+    def feed(self) -> Feed:
+        """What happens."""
+
+    @property
+    def history(self) -> History:
+        """What has happened."""
+
+
+class WatchedStore(Store, Watchable, Protocol):
+    """What a front end needs of VariDB, watching too."""
+
+
 class Mark(msgspec.Struct, frozen=True):
     """What is no event. ready: what follows is behind `place`. reset: what happened before `place`
     cannot be told: list the keys, then go on."""
@@ -42,7 +59,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 async def watch(
     feed: Feed, history: History, prefix: bytes, after: Place | None, *, ping_s: float
-) -> AsyncIterator[Sequence[Event | Mark]]:
+) -> AsyncGenerator[Sequence[Event | Mark], None]:
     """Marks and events behind a place, None for now; nothing, from time to time, where nothing
     happens. Ends when the feed is closed. Raises Unavailable, NotReady, ViewBroken."""
     watcher = feed.watch(prefix)
@@ -69,7 +86,7 @@ async def watch(
 
 async def _behind(
     feed: Feed, history: History, watcher: Watcher, after: Place
-) -> AsyncIterator[Sequence[Event | Mark]]:
+) -> AsyncGenerator[Sequence[Event | Mark], None]:
     """What a watcher at `after` has missed; never nothing. What is told meanwhile is kept."""
     watcher.pending.clear()
     watcher.behind = False
