@@ -77,6 +77,7 @@ BACKGROUND_LINE_BYTES_MAX = 256 * MIB  # an answer of the background process
 # HTTP.
 LIST_LIMIT_DEFAULT = 1000
 LIST_LIMIT_MAX = 10_000
+LIST_VALUES_BYTES_MAX = 8 * MIB  # of one page; then it ends
 BATCH_OPERATIONS_MAX = 10_000
 BATCH_BODY_BYTES_MAX = 64 * MIB
 UPLOAD_CHUNK_TIMEOUT_S = 60.0  # no byte for so long ends an upload

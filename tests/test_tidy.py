@@ -98,6 +98,7 @@ IMPURE_MODULES = {"os", "time", "random", "secrets", "asyncio", "socket", "threa
 ENVIRONMENT_READERS = (
     "pulzar.config",
     "pulzar.warm_child",  # what a script finds there
+    "pulzar.cli.watch",  # and a command
     "pulzar.pipes",
     "pulzar.script",
     "pulzar.jobs.child",

@@ -32,6 +32,7 @@ COMMANDS = {
     "rm": "Delete keys.",
     "ls": "List keys.",
     "stat": "Show what is known of a key.",
+    "watch": "Show what happens to the keys under a prefix, as it happens.",
     "compact": "Give back the space of replaced and deleted values.",
     "check": "Read every byte of a volume and report damage.",
     "rebuild": "Make the views of a volume anew from its log.",

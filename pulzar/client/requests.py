@@ -169,6 +169,11 @@ def delete(key: str, *, if_match: str | None = None, if_none_match: str | None =
     return Request("DELETE", _path("/delete_key/", key), headers)
 
 
+def watch_path(prefix: str, after: str) -> str:
+    """The path at which a prefix is watched, from an event on. Raises InvalidKey."""
+    return _path("/watch/", prefix, {"after": after} if after else {})
+
+
 def list_keys(
     prefix: str = "",
     *,

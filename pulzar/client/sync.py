@@ -226,10 +226,14 @@ class Client:
         answer = self._read(request) if method == "GET" else self._write(request, None)
         return requests.read_json(answer)
 
-    def text(self, path: str) -> Iterator[bytes]:
-        """What a path answers, in pieces, as they come; it may take as long as it likes. Raises
-        the server's errors, Unavailable."""
-        response = self._send(Request("GET", path), None, patient=True)
+    def text(self, path: str, *, accept: str = "", patient: bool = True) -> Iterator[bytes]:
+        """What a path answers, in pieces, as they come; where `patient`, it may take as long as it
+        likes. Raises the server's errors, Unavailable."""
+        headers = {"Accept": accept} if accept else {}
+        try:
+            response = self._send(Request("GET", path, headers), None, patient=patient)
+        except HTTPError as error:
+            raise Unavailable(self._lost(error)) from error
         try:
             if response.status != 200:
                 raise requests.error_of(_answer(response, body=self._rest(response)))

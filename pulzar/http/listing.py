@@ -1,4 +1,9 @@
-"""GET /list_keys/{prefix}: one page of keys in byte order, as JSON or one line per key."""
+"""GET /list_keys/{prefix}: one page of keys in byte order, as JSON or one line per key.
+
+With values=1 the page has the values, too: a subtree of settings in one request. A value that is
+UTF-8 is text, another one base64; one over SEGMENT_VALUE_BYTES_MAX is left out. Such a page ends
+when its values have LIST_VALUES_BYTES_MAX.
+"""
 
 from contextlib import AsyncExitStack
 
@@ -6,10 +11,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from pulzar.errors import InvalidParameter, PulzarError
+from pulzar.errors import InvalidParameter, KeyNotFound, PulzarError
 from pulzar.http.dates import rfc3339, rfc3339_ms
 from pulzar.http.key_codec import check_key, decode_prefix
 from pulzar.http.patience import Patience, Room
+from pulzar.http.problem import shown
 from pulzar.http.query import list_limit, parse_query
 from pulzar.http.sending import send_whole
 from pulzar.limits import (
@@ -17,13 +23,15 @@ from pulzar.limits import (
     CONTENT_TYPE_BYTES_MAX,
     CONTENT_TYPE_DEFAULT,
     KEY_BYTES_MAX,
+    LIST_VALUES_BYTES_MAX,
+    SEGMENT_VALUE_BYTES_MAX,
 )
-from pulzar.varidb.entry import Entry, Listing, Store
+from pulzar.varidb.entry import Entry, Get, Got, Listing, Store
 
 PATH = b"/list_keys/"
 LINES_TYPE = "application/x-ndjson"
 
-_KNOWN = ("after", "delimiter", "limit")
+_KNOWN = ("after", "delimiter", "limit", "values")
 # The longest line: quotes and backslashes are written as two characters.
 _LISTED_BYTES = 2 * (KEY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX) + 256
 _encoder = msgspec.json.Encoder()
@@ -41,10 +49,17 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
     content_type: str
 
 
+class Valued(Listed, frozen=True, gc=False, omit_defaults=True):
+    """One key with its value; without it where that is too large, or cannot be read now."""
+
+    value: str | None = None
+    value_base64: bytes | None = None
+
+
 class Page(msgspec.Struct, frozen=True):
     """One page; `next` is the `after` of the next one, None at the end."""
 
-    keys: list[Listed]
+    keys: list[Listed] | list[Valued]
     prefixes: list[str]
     next: str | None
 
@@ -78,18 +93,22 @@ class Lister:
             raise InvalidParameter("delimiter is empty: give a text such as /, or leave it out")
         start_after = check_key(after).encode() if after else None
         limit = list_limit(parameters)
+        values = parameters.get("values", "0")
+        if values not in ("0", "1"):
+            raise InvalidParameter(f"values must be 0 or 1, not {shown(values)}")
         async with AsyncExitStack() as held:
             page_bytes = limit * _LISTED_BYTES
+            if values == "1":
+                page_bytes += 2 * LIST_VALUES_BYTES_MAX
             if page_bytes > ANSWER_SMALL_BYTES:
                 await held.enter_async_context(self._answers.taken(page_bytes))
-            page = await self._page(
-                self._store.list_keys(
-                    prefix,
-                    after=start_after,
-                    limit=limit,
-                    delimiter=None if delimiter is None else delimiter.encode(),
-                )
+            listing = self._store.list_keys(
+                prefix,
+                after=start_after,
+                limit=limit,
+                delimiter=None if delimiter is None else delimiter.encode(),
             )
+            page = await (self._valued(listing) if values == "1" else self._page(listing))
             lines = LINES_TYPE in Request(scope).headers.get("accept", "")
             parts = [_lines(page) if lines else _encoder.encode(page)]
             del page
@@ -104,6 +123,19 @@ class Lister:
             next=None if listing.next is None else listing.next.decode(),
         )
 
+    async def _valued(self, listing: Listing) -> Page:
+        """As `_page`, with values. What was deleted since it was listed is left out."""
+        page = await self._page(_cut(listing))
+        small = [listed for listed in page.keys if listed.size <= SEGMENT_VALUE_BYTES_MAX]
+        results = await self._store.batch([Get(listed.key.encode()) for listed in small])
+        got = {listed.key: result for listed, result in zip(small, results, strict=True)}
+        valued = [
+            _valued(listed, got.get(listed.key))
+            for listed in page.keys
+            if not isinstance(got.get(listed.key), KeyNotFound)
+        ]
+        return Page(keys=valued, prefixes=page.prefixes, next=page.next)
+
     async def _complete(self, key: bytes, entry: Entry) -> Entry:
         """With its content type: after a rebuild that takes a read of each key, once. What cannot
         be read is listed without it."""
@@ -113,6 +145,29 @@ class Lister:
             return await self._store.complete(key, entry)
         except PulzarError:
             return entry
+
+
+def _cut(listing: Listing) -> Listing:
+    """As much of a listing as one page of values has."""
+    size = 0
+    for number, (key, entry) in enumerate(listing.entries, 1):
+        if entry.size <= SEGMENT_VALUE_BYTES_MAX:
+            size += entry.size
+        if size >= LIST_VALUES_BYTES_MAX and number < len(listing.entries):
+            groups = [group for group in listing.prefixes if group < key]
+            return Listing(listing.entries[:number], groups, key)
+    return listing
+
+
+def _valued(listed: Listed, result: object) -> Valued:
+    fields = msgspec.structs.asdict(listed)
+    if not isinstance(result, Got):
+        return Valued(**fields)
+    fields = msgspec.structs.asdict(_listed(listed.key.encode(), result.entry))
+    try:
+        return Valued(**fields, value=result.value.decode())
+    except UnicodeDecodeError:
+        return Valued(**fields, value_base64=result.value)
 
 
 def _listed(key: bytes, entry: Entry) -> Listed:
@@ -129,7 +184,7 @@ def _listed(key: bytes, entry: Entry) -> Listed:
 
 
 def _lines(page: Page) -> bytes:
-    lines: list[Listed | Prefix | Next] = [*page.keys, *map(Prefix, page.prefixes)]
+    lines: list[Listed | Valued | Prefix | Next] = [*page.keys, *map(Prefix, page.prefixes)]
     if page.next is not None:
         lines.append(Next(page.next))
     return bytes(_encoder.encode_lines(lines))
