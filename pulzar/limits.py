@@ -172,6 +172,12 @@ WATCHERS_MAX = 1024  # requests that watch or wait; more are refused
 WATCH_PING_S = 15.0  # between two signs of life where nothing happens
 WATCH_WAIT_S_MAX = 600
 
+# Searching.
+NAMES_NEW_BYTES_MIN = 4 * MIB  # new names in the file of names, before it is sorted again
+STAT_KEYS_MAX = 10_000  # keys looked up at once
+SEARCH_LIMIT_DEFAULT = 1000
+SEARCH_LIMIT_MAX = 10_000
+
 # Between machines.
 HEARTBEAT_S = 1.0  # a volume's word to its master
 OFFLINE_S = 5.0  # without a word for so long, a volume is offline

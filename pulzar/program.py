@@ -3,8 +3,7 @@
     settings -> open what is served (recovery) -> build the application -> serve until told to stop
              -> finish the requests under way -> close
 
-SIGTERM and the first Ctrl-C stop it cleanly; a second Ctrl-C ends it at once, which loses
-nothing that was acknowledged.
+How it stops is in lifetime.py.
 """
 
 import asyncio
@@ -14,10 +13,9 @@ import logging
 import os
 import random
 import secrets
-import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -36,14 +34,12 @@ from pulzar.cluster.identity import (
 from pulzar.cluster.opening import open_cluster
 from pulzar.cluster.remote import MasterLink, Network
 from pulzar.cluster.served import ServedVolume
-from pulzar.cluster.store import ClusterOptions
+from pulzar.cluster.store import ClusterOptions, ClusterStore
 from pulzar.config import Config
 from pulzar.disk import Disk
-from pulzar.errors import NotAVolume, OpenError, Unavailable, VolumeReadOnly
+from pulzar.errors import NotAVolume, OpenError, VolumeReadOnly
 from pulzar.extensions.slots import Extensions, sweep
-from pulzar.http.application import Application
-from pulzar.http.master_app import build_front_app, build_master_app
-from pulzar.http.server import serve
+from pulzar.http.master_app import Services, build_front_app, build_master_app
 from pulzar.http.volume_app import VolumeApp
 from pulzar.jobs.agent_process import AgentProcess
 from pulzar.jobs.dask_engine import DaskEngine
@@ -52,17 +48,21 @@ from pulzar.jobs.ledger import Kept
 from pulzar.jobs.local import LocalEngine
 from pulzar.jobs.scripts import Scripts
 from pulzar.jobs.system import JobSystem
+from pulzar.lifetime import OnReady, first, leave_at, serve_until_told, stop_on_signals
 from pulzar.varidb.entry import Store
 from pulzar.varidb.identity import IDENTITY_NAME
+from pulzar.varidb.names import Names
 from pulzar.varidb.serving import ServingVolume, StoreOptions, open_volume
 from pulzar.varidb.store import open_store
 from pulzar.varidb.volume import cannot_open
 
 AGENT_NAME = "agent"
 BODIES_NAME = "third_party"  # of extensions, while they are called
+NAMES_NAME = "names.views"  # for searches; may be deleted while the process is down
 OUR_NAMES = {
     AGENT_NAME,
     BODIES_NAME,
+    NAMES_NAME,
     "scrub.json",
     "volume",
     "volume.views",
@@ -73,13 +73,8 @@ OUR_NAMES = {
     STATE_NAME,
 }
 SLOTS_PER_PROCESSOR = 4  # of extensions: they wait for the store, or for others
-FAILURE_GRACE_S = 0.5
-GC_THRESHOLD = 10_000  # new objects between two collections; Python's own default is 700
-FAILURE_EXIT_CODE = 3  # as for every other Unavailable, see cli/exit.py
 
 log = logging.getLogger(__name__)
-
-OnReady = Callable[[str], None]
 
 
 def configure_log(level: str) -> None:
@@ -105,7 +100,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
     Raises OpenError where the data directory or the port cannot be had, Unavailable where a
     process that belongs to the program has ended.
     """
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     log_settings(config, config.data_dir, "data_dir")
     directory = config.data_dir
     check_data_directory(disk, directory)
@@ -127,24 +122,23 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
     )
 
     agent = _agent(config, key, front.name, directory)
-    extensions = _extensions(config, directory)
+    services = _services(config, key, front, directory, disk=disk, clock=clock)
+    jobs = services.jobs
 
     def ready(url: str) -> None:
         front.url = config.advertise or url
-        extensions.url = url
+        services.extensions.url = url
         agent.start(url)
         on_ready(url)
 
     async def close() -> None:
         leaving.cancel()
         await agent.close()
-        await extensions.close()
-        await jobs.close()
+        await services.close()
         await front.close()
         await network.close()
 
-    jobs = _job_system(config, key, front, front.holders, clock=clock)
-    leaving = asyncio.create_task(_leave(stop, front.leave, front.feed.close, jobs.leave))
+    leaving = asyncio.create_task(leave_at(stop, front.leave, front.feed.close, jobs.leave))
 
     if not local.alone:
         front.url = config.advertise or _url(config.host, config.port)
@@ -155,11 +149,10 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
         key,
         clock=clock,
         disk=disk,
-        system=jobs,
-        extensions=extensions,
+        services=services,
         chunk_timeout_s=config.client_timeout_s,
     )
-    await _serve(
+    await serve_until_told(
         app,
         config.host,
         config.port,
@@ -190,7 +183,7 @@ async def run_master(
 
     `new_cluster`: the key that is there is that of a cluster which has no volumes yet.
     """
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     directory = config.master_dir
     log_settings(config, directory, "master_dir")
     check_data_directory(disk, directory)
@@ -212,32 +205,30 @@ async def run_master(
             undo.pop_all()
     except OSError as error:
         raise OpenError(f"{directory} cannot be used: {error}") from error
-    jobs = _job_system(config, key, store, store.holders, clock=clock)
-    leaving = asyncio.create_task(_leave(stop, store.feed.close, jobs.leave))
+    services = _services(config, key, store, directory, disk=disk, clock=clock)
+    jobs = services.jobs
+    leaving = asyncio.create_task(leave_at(stop, store.feed.close, jobs.leave))
     jobs.start()
-    extensions = _extensions(config, directory)
     app = build_master_app(
         store,
         key,
         clock=clock,
         disk=disk,
-        system=jobs,
-        extensions=extensions,
+        services=services,
         chunk_timeout_s=config.client_timeout_s,
     )
 
     def ready(url: str) -> None:
-        extensions.url = url
+        services.extensions.url = url
         on_ready(url)
 
     async def close() -> None:
         leaving.cancel()
-        await extensions.close()
-        await jobs.close()
+        await services.close()
         await store.close()
         await network.close()
 
-    await _serve(
+    await serve_until_told(
         app,
         config.host,
         config.port,
@@ -251,7 +242,7 @@ async def run_master(
 async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) -> None:
     """Serve a volume to its master. As `run`; also raises InvalidSetting without the cluster's
     key, MemberRefused and Forbidden where the master does not want the volume."""
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     directory = config.data_dir
     log_settings(config, directory, "data_dir")
     check_data_directory(disk, directory)
@@ -275,7 +266,7 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
     )
     await serving.start()
     heartbeat = Heartbeat(served, master, key_path=key_path)
-    leaving = asyncio.create_task(_leave(stop, served.leave))
+    leaving = asyncio.create_task(leave_at(stop, served.leave))
 
     agent = _agent(config, key, served.name, directory)
 
@@ -296,10 +287,10 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
         await network.close()
 
     async def failure() -> str:
-        return await _first(serving.failure(), heartbeat.refused())
+        return await first(serving.failure(), heartbeat.refused())
 
     app = VolumeApp(served, master, key=key, clock=clock, chunk_timeout_s=config.client_timeout_s)
-    await _serve(
+    await serve_until_told(
         app,
         config.volume_host,
         config.volume_port,
@@ -308,33 +299,6 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
         failure=failure,
         close=close,
     )
-
-
-async def _serve(
-    app: Application,
-    host: str,
-    port: int,
-    *,
-    stop: asyncio.Event,
-    on_ready: OnReady,
-    failure: Callable[[], Awaitable[str]],
-    close: Callable[[], Awaitable[None]],
-) -> None:
-    """Serve what is open until it is to stop; close it."""
-    watching = asyncio.create_task(_stop_at_failure(failure, stop))
-    _calm_collector()
-    try:
-        if not stop.is_set():
-            await serve(app, host=host, port=port, on_ready=on_ready, stop=stop)
-    except OSError as error:
-        raise _listen_error(host, port, error) from error
-    finally:
-        failed = watching.done()
-        watching.cancel()
-        await close()
-    if failed:
-        raise Unavailable(watching.result())
-    log.info("stopped")
 
 
 def store_options(config: Config) -> StoreOptions:
@@ -389,6 +353,23 @@ def _agent(config: Config, key: str, node: str, directory: str) -> AgentProcess:
     )
 
 
+def _services(
+    config: Config,
+    key: str,
+    store: FrontStore | ClusterStore,
+    directory: str,
+    *,
+    disk: Disk,
+    clock: Clock,
+) -> Services:
+    """What works beside a store. Raises OpenError."""
+    return Services(
+        jobs=_job_system(config, key, store, store.holders, clock=clock),
+        extensions=_extensions(config, directory),
+        names=Names(f"{directory}/{NAMES_NAME}", store.history, store.feed, disk=disk),
+    )
+
+
 def _extensions(config: Config, directory: str) -> Extensions:
     """Raises OpenError."""
     processors = os.cpu_count() or 1
@@ -408,41 +389,6 @@ def _extensions(config: Config, directory: str) -> Extensions:
     )
 
 
-async def _first(*reasons: Coroutine[object, object, str]) -> str:
-    """What comes first."""
-    done, waiting = await asyncio.wait(
-        [asyncio.ensure_future(reason) for reason in reasons],
-        return_when=asyncio.FIRST_COMPLETED,
-    )
-    for one in waiting:
-        one.cancel()
-    return done.pop().result()
-
-
-async def _leave(stop: asyncio.Event, *leave: Callable[[], None]) -> None:
-    """When it is to stop, let go of machines that wait: an open request would hold it up."""
-    await stop.wait()
-    for one in leave:
-        one()
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_signal_handler(signal.SIGINT, _stop_once, loop, stop)
-    return stop
-
-
-def _calm_collector() -> None:
-    """Look for garbage less often: requests leave cycles only where they fail. What is there when
-    the server starts stays, and need not be looked at again (1 to 2 us of a PUT)."""
-    gc.enable()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-
-
 def check_data_directory(disk: Disk, directory: str) -> None:
     """Raise NotAVolume for a directory that holds something else than our data.
 
@@ -460,31 +406,5 @@ def check_data_directory(disk: Disk, directory: str) -> None:
         raise NotAVolume(f"{directory} holds other files and no volume; use an empty directory")
 
 
-async def _stop_at_failure(failure: Callable[[], Awaitable[str]], stop: asyncio.Event) -> str:
-    """Stop when a process of the program has ended: the others follow within a second.
-
-    Requests get half of it. Then everything ends, as by `kill -9`, which loses nothing that was
-    acknowledged.
-    """
-    reason = await failure()
-    log.critical("stopping: %s", reason)
-    asyncio.get_running_loop().call_later(FAILURE_GRACE_S, os._exit, FAILURE_EXIT_CODE)
-    stop.set()
-    return reason
-
-
-def _stop_once(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    stop.set()
-    loop.remove_signal_handler(signal.SIGINT)
-
-
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _listen_error(host: str, port: int, error: OSError) -> OpenError:
-    """Why the server cannot listen, and what to do."""
-    place = f"{host}:{port}"
-    if error.errno == errno.EADDRINUSE:
-        return OpenError(f"{place} is in use by another program; choose another with --port")
-    return OpenError(f"cannot listen at {place}: {error.strerror or error}")

@@ -42,7 +42,7 @@ LAYERS = """
     varidb.index
     varidb.catalog_orders
     varidb.feed
-    varidb.catalog_history varidb.watching
+    varidb.catalog_history varidb.watching varidb.names
     varidb.catalog_reader
     varidb.catalog
     varidb.task varidb.volume
@@ -53,9 +53,12 @@ LAYERS = """
     cluster.*
     client.*
     jobs.*
-    extensions.*
+    extensions extensions.child extensions.loader extensions.scan
+    extensions.slots
     http.*
+    lifetime
     job extension
+    extensions.shipped extensions.shipped.example extensions.shipped.search
     program
     cli.*
 """
@@ -121,6 +124,7 @@ FILE_OPENERS = (
     "pulzar.pipes",
     "pulzar.script",
     "pulzar.warm_child",
+    "pulzar.extensions.scan",  # the file of names
     "pulzar.job",
     "pulzar.cli",
     TESTING,

@@ -1,7 +1,7 @@
 """A child process that runs extensions: one call after the other, in a warm interpreter.
 
     server -> child   {"directory", "name", "arguments", "params", "body", "master", "base"}
-    child -> server   {"output"}, JSON as text, or {"error", "traceback"}
+    child -> server   {"output"}, JSON as text, or {"error", "traceback"}, or {"refused"}
 
 `execute` gets as many of arguments, params, body as it takes. A text that is JSON is sent as it is;
 anything else that JSON can hold is encoded. Only the standard library is imported here; what an
@@ -25,6 +25,10 @@ _ASKED_MAX = 3  # arguments, params, body
 
 current: Frame | None = None
 """What is called now; `pulzar.extension` speaks for it."""
+
+
+class BadInput(Exception):
+    """What an extension was asked makes no sense, in one sentence: the client is answered 400."""
 
 
 class Unfit(Exception):
@@ -60,6 +64,8 @@ def _answer(
         if inspect.iscoroutine(output):
             output = asyncio.run(output)
         return {"output": _encoded(output)}
+    except BadInput as error:
+        return {"refused": str(error)}
     except Unfit as error:
         return {"error": str(error), "traceback": ""}
     except SystemExit as ended:

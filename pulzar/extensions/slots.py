@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from pulzar.errors import ExtensionFailed, ExtensionTimeout, NotReady, Unavailable
+from pulzar.errors import ExtensionFailed, ExtensionTimeout, InvalidParameter, NotReady, Unavailable
 from pulzar.extensions.loader import Loader, Module
 from pulzar.limits import (
     CHILD_BYTES_MAX,
@@ -102,7 +102,8 @@ class Extensions:
     async def call(self, module: Module, call: Call) -> str:
         """What an extension answers: JSON.
 
-        Raises ExtensionFailed, ExtensionTimeout, Unavailable where too many calls wait, NotReady.
+        Raises ExtensionFailed, ExtensionTimeout, InvalidParameter where the extension says that it
+        was asked nonsense, Unavailable where too many calls wait, NotReady.
         """
         await self._take_turn()
         self.calls_total += 1
@@ -110,7 +111,9 @@ class Extensions:
         try:
             child = await self._warm(module)
             answer = await self._ask(child, module, call)
-            if not answer.get("output"):
+            if "refused" in answer:
+                raise InvalidParameter(answer["refused"])
+            if "output" not in answer:
                 raise ExtensionFailed(f"{module.name}: {answer['error']}")
             output: str = answer["output"]
             return output

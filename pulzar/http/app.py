@@ -50,11 +50,12 @@ class App(Application):
         self._get = verbs.get
         self._delete = verbs.delete
         admin = Admin(store)
-        answers = Room(ANSWERS_BYTES_MAX, patience)
-        batches = Batches(store, clock=clock, patience=patience, answers=answers)
+        self.answers = Room(ANSWERS_BYTES_MAX, patience)
+        self.lister = Lister(store, patience=patience, answers=self.answers)
+        batches = Batches(store, clock=clock, patience=patience, answers=self.answers)
         self.metrics = Metrics(self.tally, store.statistics, feed.statistics)
         self._endpoints = {
-            "/list_keys/{prefix}": Lister(store, patience=patience, answers=answers).get,
+            "/list_keys/{prefix}": self.lister.get,
             "/batch": batches.post,
             "/admin/status": short(admin.status),
             "/admin/compact": short(admin.compact),

@@ -5,6 +5,7 @@ UTF-8 is text, another one base64; one over SEGMENT_VALUE_BYTES_MAX is left out.
 when its values have LIST_VALUES_BYTES_MAX.
 """
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -33,7 +34,8 @@ LINES_TYPE = "application/x-ndjson"
 
 _KNOWN = ("after", "delimiter", "limit", "values")
 # The longest line: quotes and backslashes are written as two characters.
-_LISTED_BYTES = 2 * (KEY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX) + 256
+LISTED_BYTES = 2 * (KEY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX) + 256
+"""The most that one key of a page takes."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -97,7 +99,7 @@ class Lister:
         if values not in ("0", "1"):
             raise InvalidParameter(f"values must be 0 or 1, not {shown(values)}")
         async with AsyncExitStack() as held:
-            page_bytes = limit * _LISTED_BYTES
+            page_bytes = limit * LISTED_BYTES
             if values == "1":
                 page_bytes += 2 * LIST_VALUES_BYTES_MAX
             if page_bytes > ANSWER_SMALL_BYTES:
@@ -135,6 +137,20 @@ class Lister:
             if not isinstance(got.get(listed.key), KeyNotFound)
         ]
         return Page(keys=valued, prefixes=page.prefixes, next=page.next)
+
+    async def listed(self, keys: Sequence[bytes]) -> list[Listed]:
+        """Those of some keys that are there, and have not expired. Raises Unavailable."""
+        found = [(key, self._store.lookup(key)) for key in keys]
+        now = [
+            (key, await self._store.confirm(key, entry) if entry.expires_s else entry)
+            for key, entry in found
+            if entry is not None
+        ]
+        return [
+            _listed(key, await self._complete(key, entry))
+            for key, entry in now
+            if entry is not None
+        ]
 
     async def _complete(self, key: bytes, entry: Entry) -> Entry:
         """With its content type: after a rebuild that takes a read of each key, once. What cannot

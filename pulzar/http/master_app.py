@@ -1,5 +1,6 @@
 """The application of a server that other machines can join: that of a store, and the cluster's."""
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from pulzar.clock import Clock
@@ -10,7 +11,8 @@ from pulzar.cluster.store import ClusterStore
 from pulzar.disk import Disk
 from pulzar.errors import Unavailable
 from pulzar.extensions.slots import Extensions
-from pulzar.http import agents, app, autodiscovery, cluster_admin, jobs, skynet, third_party
+from pulzar.http import agents, app, autodiscovery, cluster_admin, search, skynet, third_party
+from pulzar.http import jobs as job_paths
 from pulzar.http.agents import Agents
 from pulzar.http.app import App
 from pulzar.http.application import Paths
@@ -18,20 +20,38 @@ from pulzar.http.autodiscovery import Autodiscovery
 from pulzar.http.cluster_admin import ClusterAdmin
 from pulzar.http.internal import Internal
 from pulzar.http.jobs import Jobs
+from pulzar.http.search import Search
 from pulzar.http.skynet import Skynet
 from pulzar.http.third_party import ThirdParty
 from pulzar.jobs.system import JobSystem
 from pulzar.limits import UPLOAD_CHUNK_TIMEOUT_S
+from pulzar.varidb.names import Names
+from pulzar.varidb.watching import WatchedStore
 
 PATHS: Paths = {
     **app.PATHS,
     **cluster_admin.PATHS,
-    **jobs.PATHS,
+    **job_paths.PATHS,
     **third_party.PATHS,
+    **search.PATHS,
     **skynet.PATHS,
     **agents.PATHS,
 }
 FRONT_PATHS: Paths = {**PATHS, **autodiscovery.PATHS}
+
+
+class Services(msgspec.Struct, frozen=True):
+    """What works beside the store."""
+
+    jobs: JobSystem
+    extensions: Extensions
+    names: Names
+
+    async def close(self) -> None:
+        """End it all; before the store."""
+        await self.extensions.close()
+        await self.names.close()
+        await self.jobs.close()
 
 
 def build_master_app(
@@ -40,8 +60,7 @@ def build_master_app(
     *,
     clock: Clock,
     disk: Disk,
-    system: JobSystem,
-    extensions: Extensions,
+    services: Services,
     chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S,
 ) -> App:
     """The application of a master. `key` is the cluster's (hex)."""
@@ -49,8 +68,7 @@ def build_master_app(
     internal = Internal(key, patience=built.patience)
     operations = Operations(cluster, clock=clock)
     built.answer(Skynet(cluster, internal).endpoints)
-    _answer_jobs(built, system, internal)
-    _answer_extensions(built, extensions, disk)
+    _answer_services(built, cluster, services, internal, disk)
     built.answer(ClusterAdmin(lambda: operations, patience=built.patience).endpoints)
     return built
 
@@ -61,8 +79,7 @@ def build_front_app(
     *,
     clock: Clock,
     disk: Disk,
-    system: JobSystem,
-    extensions: Extensions,
+    services: Services,
     chunk_timeout_s: float = UPLOAD_CHUNK_TIMEOUT_S,
 ) -> App:
     """The application of `pulzar up`: a master, and a volume that other volumes can ask once they
@@ -70,22 +87,26 @@ def build_front_app(
     built = App(front, clock=clock, chunk_timeout_s=chunk_timeout_s, paths=FRONT_PATHS)
     internal = Internal(key, patience=built.patience)
     built.answer(Skynet(front, internal).endpoints)
-    _answer_jobs(built, system, internal)
-    _answer_extensions(built, extensions, disk)
+    _answer_services(built, front, services, internal, disk)
     built.answer(ClusterAdmin(_Current(front, clock), patience=built.patience).endpoints)
     volume = _Volume(front, internal, built)
     built.answer(dict.fromkeys(autodiscovery.PATHS, volume))
     return built
 
 
-def _answer_jobs(built: App, system: JobSystem, internal: Internal) -> None:
-    built.answer(Jobs(system, patience=built.patience).endpoints)
-    built.answer(Agents(system, internal).endpoints)
-    built.metrics.add(system.statistics)
-
-
-def _answer_extensions(built: App, extensions: Extensions, disk: Disk) -> None:
-    built.answer(ThirdParty(extensions, disk=disk, patience=built.patience).endpoints)
+def _answer_services(
+    built: App, store: WatchedStore, services: Services, internal: Internal, disk: Disk
+) -> None:
+    patience = built.patience
+    jobs, extensions = services.jobs, services.extensions
+    searches = Search(
+        store, services.names, lister=built.lister, patience=patience, answers=built.answers
+    )
+    built.answer(Jobs(jobs, patience=patience).endpoints)
+    built.answer(Agents(jobs, internal).endpoints)
+    built.answer(ThirdParty(extensions, disk=disk, patience=patience).endpoints)
+    built.answer(searches.endpoints)
+    built.metrics.add(jobs.statistics)
     built.metrics.add(extensions.statistics)
 
 

@@ -173,6 +173,19 @@ class MemoryStore:
         """See `watching.Watchable`."""
         return self
 
+    def keys_behind(self, after: bytes, limit: int) -> list[bytes]:
+        """See `watching.History`."""
+        return sorted(key for key in self._entries if key > after)[:limit]
+
+    def created_between(
+        self, start_ms: int, end_ms: int, *, after: tuple[int, bytes] | None, limit: int
+    ) -> list[tuple[int, bytes]]:
+        """See `watching.History`."""
+        rows = sorted((entry.created_ms, key) for key, (entry, _) in self._entries.items())
+        return [
+            row for row in rows if start_ms <= row[0] < end_ms and (after is None or row > after)
+        ][:limit]
+
     def forgotten(self) -> int:
         """See `watching.History`."""
         return make_version(1, 0)

@@ -1,6 +1,7 @@
 """Reading the catalog; what it is, and how it is written, is in catalog.py."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import lmdb
 
@@ -162,6 +163,17 @@ class CatalogReader:
         try:
             with self._begin() as transaction:
                 return self._orders.between(transaction, start_ms, end_ms, after, limit)
+        except lmdb.Error as error:
+            raise self.view.failure(error) from error
+
+    def keys_behind(self, after: bytes, limit: int) -> list[bytes]:
+        """See `names.KeySource`. Raises ViewBroken."""
+        try:
+            with self._begin(self._keys) as transaction:
+                rows = transaction.cursor()
+                if not rows.set_range(after + b"\0"):
+                    return []
+                return list(islice(rows.iternext(values=False), limit))
         except lmdb.Error as error:
             raise self.view.failure(error) from error
 

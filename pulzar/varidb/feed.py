@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -97,6 +97,16 @@ class Watcher:
         return taken
 
 
+class Follower(Protocol):
+    """Who is told of everything, and must not wait."""
+
+    def landed(self, events: Sequence[Event]) -> None:
+        """These are visible now, and not acknowledged yet."""
+
+    def skipped(self) -> None:
+        """Something has happened that nobody can list."""
+
+
 class Feed:
     """See the module. One event loop. Nothing is told before `start`.
 
@@ -113,7 +123,7 @@ class Feed:
         self._trimmed = Place(0, 0)  # the place in front of the ring
         self._held: list[tuple[int, int, Event]] = []
         self._order = count()
-        self._followers: list[Callable[[Sequence[Event]], None]] = []
+        self._followers: list[Follower] = []
         self._watchers: dict[bytes, set[Watcher]] = {}
         self._lengths: tuple[int, ...] = ()  # of the prefixes
         self._waiting: dict[bytes, set[asyncio.Future[None]]] = {}
@@ -143,7 +153,7 @@ class Feed:
                     if not future.done():
                         future.set_result(None)
         for follower in self._followers:
-            follower(events)
+            follower.landed(events)
         if not self._held and self.floor() is None:
             for event in events:
                 self._tell(event)
@@ -164,6 +174,8 @@ class Feed:
         no use any more."""
         self._ring.clear()
         self.last = self._trimmed = Place(self.last.version, self.last.late + 1)
+        for follower in self._followers:
+            follower.skipped()
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.behind = True
@@ -191,8 +203,8 @@ class Feed:
         """Counts by name."""
         return {"watchers": self._listening, "changes_total": self.events_total}
 
-    def follow(self, follower: Callable[[Sequence[Event]], None]) -> None:
-        """Call this with everything that lands from now on, in the order in which it does."""
+    def follow(self, follower: Follower) -> None:
+        """Tell this of everything that lands from now on, in the order in which it does."""
         self._followers.append(follower)
 
     def remembered(self, prefix: bytes, after: Place) -> list[Event] | None:

@@ -21,7 +21,16 @@ from pulzar.varidb.feed import Event, Feed, Place, Watcher
 
 
 class History(Protocol):
-    """What is known of keys that have changed before."""
+    """What is known of keys beside what they hold: when they were created, what has changed."""
+
+    def keys_behind(self, after: bytes, limit: int) -> list[bytes]:
+        """Up to `limit` live keys strictly behind `after`, in byte order."""
+
+    def created_between(
+        self, start_ms: int, end_ms: int, *, after: tuple[int, bytes] | None, limit: int
+    ) -> list[tuple[int, bytes]]:
+        """Up to `limit` keys created in start..end (exclusive), as (created ms, key) in that order,
+        strictly behind `after`."""
 
     def forgotten(self) -> int:
         """Of what happened up to that version, some may not be known any more."""

@@ -20,7 +20,7 @@ from pulzar.extensions.slots import Extensions
 from pulzar.http.agents import PATHS as AGENT_PATHS
 from pulzar.http.application import Application
 from pulzar.http.autodiscovery import PATHS as VOLUME_PATHS
-from pulzar.http.master_app import build_master_app
+from pulzar.http.master_app import Services, build_master_app
 from pulzar.http.skynet import PATHS as MASTER_PATHS
 from pulzar.http.volume_app import VolumeApp
 from pulzar.jobs import messages as j
@@ -30,6 +30,7 @@ from pulzar.jobs.system import JobSystem
 from pulzar.testing import ManualClock
 from pulzar.testing.cluster import KEY, LocalCluster
 from pulzar.varidb.entry import Put
+from pulzar.varidb.names import Names
 
 ROUNDS = 150
 TYPE = m.MEDIA_TYPE.encode()
@@ -386,9 +387,10 @@ def master_app(
     extensions = Extensions(
         str(directory / "none"), slots=0, timeout_s=1, memory_bytes=0, work=str(directory / "work")
     )
-    return build_master_app(
-        cluster.store, KEY, clock=clock, disk=SystemDisk(), system=system, extensions=extensions
-    )
+    disk, store = SystemDisk(), cluster.store
+    names = Names(str(directory / "names"), store.history, store.feed, disk=disk)
+    services = Services(system, extensions, names)
+    return build_master_app(store, KEY, clock=clock, disk=disk, services=services)
 
 
 BAD_PRESENCES: list[dict[str, Any]] = [
