@@ -27,7 +27,8 @@ import msgspec
 from pulzar.disk import Disk, read_file
 from pulzar.errors import InvalidSetting
 from pulzar.limits import SETTINGS_FILE_BYTES_MAX
-from pulzar.settings import ENVIRONMENT_PREFIX, SECTIONS, SETTINGS, Setting
+from pulzar.setting import ENVIRONMENT_PREFIX, SECTIONS, Setting
+from pulzar.settings import SETTINGS
 
 SETTINGS_FILE = "config/server.conf"  # in the site's folder
 
@@ -68,6 +69,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     third_party_timeout_s: int
     third_party_memory_bytes: int
     log_level: str
+    backup_active: bool
+    backup_type: str
+    backup_address: str
+    backup_user: str
+    backup_psw: str
+    backup_psw_file: str
+    backup_interval_s: int
+    backup_keep: int
     backup_chunk_records: int
     app_dir: str
     file: str | None

@@ -25,17 +25,27 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 IOV_MAX = 1024  # Linux; the limit of one pwritev
 
 
-class File(Protocol):
-    """One open file. Offsets and lengths are bytes."""
+class Readable(Protocol):
+    """An open file that is read. Offsets and lengths are bytes."""
+
+    def read(self, length: int, *, offset: int) -> bytes:
+        """Up to `length` bytes at `offset`; fewer only at the end of the file."""
+
+    def size(self) -> int:
+        """The length of the file."""
+
+    def close(self) -> None:
+        """Close it. Does not sync."""
+
+
+class File(Readable, Protocol):
+    """One open file."""
 
     def write(self, buffers: Sequence[Buffer], *, offset: int) -> None:
         """Write all of `buffers` one behind the other at `offset`, or raise OSError."""
 
     def write_synced(self, buffers: Sequence[Buffer], *, offset: int) -> None:
         """`write`, then `sync`, in as few calls as possible."""
-
-    def read(self, length: int, *, offset: int) -> bytes:
-        """Up to `length` bytes at `offset`; fewer only at the end of the file."""
 
     def read_cached(self, length: int, *, offset: int) -> bytes | None:
         """As `read` where the page cache has all of it, else None (then use a thread)."""
@@ -48,12 +58,6 @@ class File(Protocol):
 
     def truncate(self, length: int) -> None:
         """Cut the file at `length`; durable after `sync`."""
-
-    def size(self) -> int:
-        """The length of the file."""
-
-    def close(self) -> None:
-        """Close it. Does not sync."""
 
 
 class Lock(Protocol):

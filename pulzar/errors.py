@@ -9,6 +9,7 @@
     |   |-- BodyTimeout            the body did not come in time
     |   |-- ValueTooLarge          larger than limits allow
     |   |-- UnsupportedMediaType   a batch in a format that is not spoken here
+    |   |-- BackupUnfit            a target that is no backup of this cluster, or not to be written
     |   |-- NotFoundPath           no such path
     |   `-- MethodNotAllowed       the path exists, the method does not
     |-- KeyNotFound                no such key, or deleted, or expired
@@ -31,6 +32,7 @@
     |   |-- ViewBroken             a view is not to be believed any more: it is made anew
     |   |-- LinkBroken             another machine did not answer, or not in a way that tells
     |   |-- StaleSession           a master's append that is not the next one of the one session
+    |   |-- BackupUnreachable      a target that does not answer, or breaks off
     |   `-- UnexpectedAnswer       what answers a client there is no Pulzar
     |-- OutOfSpace                 no room for a PUT; deletes and compaction still work
     |-- Damage                     bytes on disk that fail their checksum: never served
@@ -228,6 +230,14 @@ class StaleSession(Unavailable):
 class UnexpectedAnswer(Unavailable):
     status = 502
     code = "unexpected_answer"
+
+
+class BackupUnfit(UsageError):
+    code = "backup_unfit"
+
+
+class BackupUnreachable(Unavailable):
+    code = "backup_unreachable"
 
 
 class OutOfSpace(PulzarError):

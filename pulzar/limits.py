@@ -178,6 +178,16 @@ STAT_KEYS_MAX = 10_000  # keys looked up at once
 SEARCH_LIMIT_DEFAULT = 1000
 SEARCH_LIMIT_MAX = 10_000
 
+# Backup.
+BACKUP_THREADS = 4  # files copied at a time
+BACKUP_BLOBS_AT_ONCE = 10_000  # names in one answer
+BACKUP_PART_BYTES_MAX = 256 * MIB  # of a file; a larger one has several parts
+BACKUP_KEPT_MAX = 100_000  # snapshots, of the setting
+BACKUP_NICE = 5
+BACKUP_AGAIN_S = 600.0  # after one that failed
+BACKUP_LOOK_S = 3600.0  # between two looks at the target whether one is due
+RESTORED_EPOCHS = 1024  # a restored cluster begins so many behind the ones that it knows of
+
 # Between machines.
 HEARTBEAT_S = 1.0  # a volume's word to its master
 OFFLINE_S = 5.0  # without a word for so long, a volume is offline

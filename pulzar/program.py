@@ -19,6 +19,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
+from pulzar.backup.auto import AutoBackup
+from pulzar.backup.once import Site
+from pulzar.backup.place import place_of
 from pulzar.clock import Clock
 from pulzar.cluster.front import FrontStore
 from pulzar.cluster.heartbeat import Heartbeat
@@ -127,7 +130,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
 
     def ready(url: str) -> None:
         front.url = config.advertise or url
-        services.extensions.url = url
+        services.start(url)
         agent.start(url)
         on_ready(url)
 
@@ -219,7 +222,7 @@ async def run_master(
     )
 
     def ready(url: str) -> None:
-        services.extensions.url = url
+        services.start(url)
         on_ready(url)
 
     async def close() -> None:
@@ -367,7 +370,24 @@ def _services(
         jobs=_job_system(config, key, store, store.holders, clock=clock),
         extensions=_extensions(config, directory),
         names=Names(f"{directory}/{NAMES_NAME}", store.history, store.feed, disk=disk),
+        backup=_backup(config, key, clock),
     )
+
+
+def _backup(config: Config, key: str, clock: Clock) -> AutoBackup | None:
+    """Raises InvalidSetting where it is active and has no target."""
+    if not config.backup_active:
+        return None
+    place = place_of(config)
+    site = Site(
+        url="",
+        key=key,
+        target=place.url,
+        options=place.options,
+        keep=config.backup_keep,
+        interval_s=config.backup_interval_s,
+    )
+    return AutoBackup(site, clock)
 
 
 def _extensions(config: Config, directory: str) -> Extensions:

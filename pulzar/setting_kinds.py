@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from pulzar.limits import (
+    BACKUP_KEPT_MAX,
     CLIENT_TIMEOUT_S_MAX,
     EXTENSION_TIMEOUT_S_MAX,
     GIB,
@@ -17,6 +18,7 @@ from pulzar.limits import (
     SLOTS_MAX,
 )
 
+BACKUP_TYPES = ("directory", "s3", "sftp")
 ENGINES = ("auto", "local", "dask")
 ISOLATIONS = ("warm", "fresh")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -157,6 +159,41 @@ def parse_engine(text: str) -> str:
 def parse_isolation(text: str) -> str:
     """One of ISOLATIONS."""
     return _one_of(text, ISOLATIONS)
+
+
+def parse_any_text(text: str) -> str:
+    """A text, which may be empty."""
+    return parse_text(text) if text else ""
+
+
+def parse_switch(text: str) -> bool:
+    """Yes or no."""
+    words = {"yes": True, "true": True, "on": True, "1": True}
+    words |= {"no": False, "false": False, "off": False, "0": False}
+    if text.lower() not in words:
+        raise ValueError("give yes or no")
+    return words[text.lower()]
+
+
+def parse_backup_type(text: str) -> str:
+    """One of BACKUP_TYPES."""
+    return _one_of(text, BACKUP_TYPES)
+
+
+def parse_interval(text: str) -> int:
+    """Seconds, at least a minute."""
+    seconds = parse_duration(text)
+    if seconds < 60:
+        raise ValueError("give at least 1m")
+    return seconds
+
+
+def parse_snapshots(text: str) -> int:
+    """How many backups are kept."""
+    count = parse_count(text)
+    if count > BACKUP_KEPT_MAX:
+        raise ValueError(f"give at most {BACKUP_KEPT_MAX:,}")
+    return count
 
 
 def parse_kept(text: str) -> int:

@@ -25,8 +25,9 @@ ROOT = Path(__file__).parent.parent
 # each other, except inside the packages of the last lines, where only cycles are forbidden.
 LAYERS = """
     errors limits
-    clock disk parent setting_kinds
-    settings pipes script
+    clock disk parent setting_kinds setting
+    settings_of_store settings_of_work pipes script
+    settings
     config warm_child
     varidb.crash_point varidb.record varidb.condition varidb.turns varidb.view_trust
     varidb.disk_room varidb.read_me varidb.standalone_reader
@@ -52,6 +53,7 @@ LAYERS = """
     varidb.store
     cluster.*
     client.*
+    backup.*
     jobs.*
     extensions extensions.child extensions.loader extensions.scan
     extensions.slots
@@ -106,6 +108,7 @@ ENVIRONMENT_READERS = (
     "pulzar.script",
     "pulzar.jobs.child",
     "pulzar.extensions.child",
+    "pulzar.backup.auto",
     TESTING,
     "tests",
     "bench",
@@ -125,6 +128,7 @@ FILE_OPENERS = (
     "pulzar.script",
     "pulzar.warm_child",
     "pulzar.extensions.scan",  # the file of names
+    "pulzar.backup.target",  # another disk
     "pulzar.job",
     "pulzar.cli",
     TESTING,

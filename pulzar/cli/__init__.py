@@ -39,7 +39,8 @@ COMMANDS = {
     "inspect": "Show what is in a volume, record by record.",
     "cluster": "Show a cluster's volumes; drain or remove one.",
     "job": "Launch jobs, and see what becomes of them.",
-    "restore": "Let a master read everything from its volumes again.",
+    "backup": "Make, list, verify and prune backups of a cluster.",
+    "restore": "Restore a master from its volumes, or a cluster from a backup.",
     "demo": "See it work, on real files; ends by itself.",
     "torture": "Kill a server again and again and verify what it kept.",
 }

@@ -24,6 +24,8 @@ def command(app: str | None, config: str | None, as_json: bool) -> None:
     rows = []
     for setting in SETTINGS:
         value = getattr(found, setting.field)
+        if setting.is_secret and value:
+            value = "***"
         origin = found.origins[setting.field]
         rows.append((setting.section, setting.name, value, origin))
         if as_json:

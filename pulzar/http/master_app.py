@@ -3,6 +3,7 @@
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from pulzar.backup.auto import AutoBackup
 from pulzar.clock import Clock
 from pulzar.cluster.front import FrontStore
 from pulzar.cluster.lone import LoneOperations
@@ -11,13 +12,23 @@ from pulzar.cluster.store import ClusterStore
 from pulzar.disk import Disk
 from pulzar.errors import Unavailable
 from pulzar.extensions.slots import Extensions
-from pulzar.http import agents, app, autodiscovery, cluster_admin, search, skynet, third_party
+from pulzar.http import (
+    agents,
+    app,
+    autodiscovery,
+    cluster_admin,
+    files,
+    search,
+    skynet,
+    third_party,
+)
 from pulzar.http import jobs as job_paths
 from pulzar.http.agents import Agents
 from pulzar.http.app import App
 from pulzar.http.application import Paths
 from pulzar.http.autodiscovery import Autodiscovery
 from pulzar.http.cluster_admin import ClusterAdmin
+from pulzar.http.files import Files
 from pulzar.http.internal import Internal
 from pulzar.http.jobs import Jobs
 from pulzar.http.search import Search
@@ -37,7 +48,7 @@ PATHS: Paths = {
     **skynet.PATHS,
     **agents.PATHS,
 }
-FRONT_PATHS: Paths = {**PATHS, **autodiscovery.PATHS}
+FRONT_PATHS: Paths = {**PATHS, **autodiscovery.PATHS, **files.PATHS}
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -46,9 +57,18 @@ class Services(msgspec.Struct, frozen=True):
     jobs: JobSystem
     extensions: Extensions
     names: Names
+    backup: AutoBackup | None = None
+
+    def start(self, url: str) -> None:
+        """The server answers at `url`."""
+        self.extensions.url = url
+        if self.backup is not None:
+            self.backup.start(url)
 
     async def close(self) -> None:
         """End it all; before the store."""
+        if self.backup is not None:
+            await self.backup.close()
         await self.extensions.close()
         await self.names.close()
         await self.jobs.close()
@@ -89,6 +109,8 @@ def build_front_app(
     built.answer(Skynet(front, internal).endpoints)
     _answer_services(built, front, services, internal, disk)
     built.answer(ClusterAdmin(_Current(front, clock), patience=built.patience).endpoints)
+    volume_files = Files(front.local.serving, front.name, internal, patience=built.patience)
+    built.answer(volume_files.endpoints)
     volume = _Volume(front, internal, built)
     built.answer(dict.fromkeys(autodiscovery.PATHS, volume))
     return built
@@ -108,6 +130,8 @@ def _answer_services(
     built.answer(searches.endpoints)
     built.metrics.add(jobs.statistics)
     built.metrics.add(extensions.statistics)
+    if services.backup is not None:
+        built.metrics.add(services.backup.statistics)
 
 
 class _Current:

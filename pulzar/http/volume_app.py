@@ -23,10 +23,11 @@ from pulzar.cluster.remote import MasterLink
 from pulzar.cluster.served import ServedVolume
 from pulzar.cluster.staging import StagedUpload
 from pulzar.errors import Damage, InvalidParameter, NotReady, Unavailable
-from pulzar.http import autodiscovery
+from pulzar.http import autodiscovery, files
 from pulzar.http.application import Application, Paths, short
 from pulzar.http.autodiscovery import Autodiscovery
 from pulzar.http.body import body_length
+from pulzar.http.files import Files
 from pulzar.http.internal import Internal
 from pulzar.http.key_codec import decode_key, key_path
 from pulzar.http.keys import ADD_PATH, DELETE_PATH, GET_PATH, KeyVerbs
@@ -46,6 +47,7 @@ PATHS: Paths = {
     "/readyz": (("GET", "HEAD"), "health"),
     "/metrics": (("GET", "HEAD"), "metrics"),
     **autodiscovery.PATHS,
+    **files.PATHS,
 }
 
 _VERSION = re.compile(r"[0-9a-f]{16}")
@@ -235,6 +237,7 @@ class VolumeApp(Application):
             "/readyz": short(self._ready),
             "/metrics": short(Metrics(self.tally, values.statistics).get),
             **Autodiscovery(volume, internal, patience=patience).endpoints,
+            **Files(volume.serving, volume.name, internal, patience=patience).endpoints,
         }
 
     async def _ready(self, _: Request) -> Response:

@@ -38,7 +38,7 @@ from itertools import pairwise
 import google_crc32c
 import msgspec
 
-from pulzar.disk import File
+from pulzar.disk import Readable
 from pulzar.errors import Damage
 from pulzar.varidb.position import (
     ENTRY_TYPE_AT,
@@ -94,6 +94,11 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[Position]
     inputs: list[tuple[int, int]]
     bloom: bytes
+
+    def newest(self) -> Iterator[tuple[bytes, int, int]]:
+        """Every entry as (key, version, type), without a look at its checksum."""
+        for key, entry in zip(self.keys, self.entries, strict=True):
+            yield key, _ENTRY_ORDER.unpack_from(entry)[1], entry[ENTRY_TYPE_AT]
 
     def positions(self) -> Iterator[tuple[bytes, Position]]:
         """Every entry, unpacked. Raises Damage."""
@@ -191,7 +196,7 @@ def _encode_trailer(trailer: Trailer) -> bytes:
     return packed[:8] + struct.pack("<I", crc) + packed[12:]
 
 
-def read_trailer(file: File) -> Trailer | None:
+def read_trailer(file: Readable) -> Trailer | None:
     """The trailer of a segment, or None where the file does not end with one."""
     size = file.size()
     if size < SEGMENT_HEADER_BYTES + TRAILER_BYTES:
@@ -218,7 +223,7 @@ def _body_bytes(trailer: Trailer) -> int:
     )
 
 
-def read_body(file: File, trailer: Trailer) -> bytes:
+def read_body(file: Readable, trailer: Trailer) -> bytes:
     """Everything between records end and trailer. Raises Damage where it does not hold."""
     body = file.read(_body_bytes(trailer), offset=trailer.records_end)
     if len(body) != _body_bytes(trailer) or _crc32c(0, body) != trailer.body_crc:
@@ -245,7 +250,7 @@ def columns(
     )
 
 
-def read_footer(file: File, trailer: Trailer) -> Footer:
+def read_footer(file: Readable, trailer: Trailer) -> Footer:
     """The footer that `trailer` describes. Raises Damage where its checksum does not hold."""
     body = read_body(file, trailer)
     keys, entries = columns(body, trailer, start=0, stop=trailer.entries)

@@ -36,7 +36,7 @@ from collections.abc import Iterator
 import google_crc32c
 import msgspec
 
-from pulzar.disk import File
+from pulzar.disk import Readable
 from pulzar.limits import KEY_BYTES_MAX, MIB
 from pulzar.varidb import record as rec
 from pulzar.varidb.record import Header, Record
@@ -152,12 +152,12 @@ def decode_segment_header(buffer: bytes) -> SegmentHeader | None:
     )
 
 
-def read_record(file: File, *, offset: int, length: int, seed: int) -> Record | None:
+def read_record(file: Readable, *, offset: int, length: int, seed: int) -> Record | None:
     """The record of `length` bytes at `offset`, or None where its bytes do not hold."""
     return rec.decode(file.read(length, offset=offset), 0, offset=offset, seed=seed)
 
 
-def header_at(file: File, *, offset: int, seed: int) -> Header | None:
+def header_at(file: Readable, *, offset: int, seed: int) -> Header | None:
     """The header of the record that begins at `offset`; None where there is none."""
     buffer = file.read(rec.HEADER_BYTES + KEY_BYTES_MAX, offset=offset)
     header = rec.decode_header(buffer, 0, offset=offset, seed=seed)
@@ -167,7 +167,7 @@ def header_at(file: File, *, offset: int, seed: int) -> Header | None:
 class _Window:
     """A sliding buffer over a file, so that a scan holds at most a window and one record."""
 
-    def __init__(self, file: File, *, end: int) -> None:
+    def __init__(self, file: Readable, *, end: int) -> None:
         self._file = file
         self._end = end
         self.start = 0
@@ -183,7 +183,7 @@ class _Window:
         return offset - self.start
 
 
-def scan(file: File, *, start: int, end: int, seed: int) -> Iterator[Found | Gap]:
+def scan(file: Readable, *, start: int, end: int, seed: int) -> Iterator[Found | Gap]:
     """Every record between two offsets of a segment, and the gaps between them, in order.
 
     `start` is a multiple of 8. Reads about 1 MiB at a time. Raises OSError.

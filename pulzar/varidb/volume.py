@@ -412,6 +412,14 @@ class Volume:
 
     # Files that the background wrote.
 
+    def retired(self) -> set[int]:
+        """The segments that others have replaced, whose grace is not over."""
+        return set(self._manifest.state.retired)
+
+    def retired_blobs(self) -> set[str]:
+        """The blobs that no record names any more, whose grace is not over."""
+        return set(self._manifest.state.retired_blobs)
+
     def sealed(self, segment: Segment) -> None:
         """A segment got its footer: it is immutable from now on. Raises OSError."""
         if segment.id not in self._manifest.state.sealed:

@@ -1,0 +1,292 @@
+"""A run: makes one snapshot of a cluster in a target, and reads back what it wrote.
+
+    ask each volume what is durable -> copy what the last snapshot does not have -> read it back
+       -> make it durable -> the snapshot, which names all of it, comes last
+
+So a run that is killed at any moment leaves the snapshots that were there as they are, and some
+objects that nobody names; the next run writes those anew, `prune` removes them.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+
+import google_crc32c
+import msgspec
+
+from pulzar.backup.keys import encode_keys, keys_of
+from pulzar.backup.messages import SegmentFile
+from pulzar.backup.snapshot import (
+    MARK,
+    SNAPSHOT_ID,
+    SNAPSHOTS,
+    VOLUMES,
+    Mark,
+    Missing,
+    Part,
+    SavedFile,
+    SavedVolume,
+    Snapshot,
+    blob_object,
+    read_mark,
+    read_snapshot,
+    segment_object,
+)
+from pulzar.backup.source import Source, pieces
+from pulzar.backup.target import Target, read
+from pulzar.disk import Readable
+from pulzar.errors import BackupUnfit, BackupUnreachable
+from pulzar.limits import BACKUP_PART_BYTES_MAX, BACKUP_THREADS
+
+_log = logging.getLogger(__name__)
+
+_crc32c = google_crc32c.extend
+
+OnBytes = Callable[[int], None]
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A volume that is to be backed up: its source, or why it cannot be asked."""
+
+    id: str
+    name: str
+    source: Source | None
+    reason: str = ""
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """What a run did: the snapshot, and how many bytes of how many it copied."""
+
+    snapshot: Snapshot
+    copied_bytes: int
+    total_bytes: int
+
+
+def snapshot_ids(target: Target) -> list[str]:
+    """The snapshots that are whole, oldest first."""
+    names = (name.rpartition("/")[2] for name in target.names(SNAPSHOTS))
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return sorted(stem for stem in stems if SNAPSHOT_ID.fullmatch(stem))
+
+
+def load(target: Target, snapshot_id: str) -> Snapshot:
+    """A snapshot. Raises BackupUnfit."""
+    try:
+        content = read(target, f"{SNAPSHOTS}/{snapshot_id}.json")
+    except FileNotFoundError:
+        there = ", ".join(snapshot_ids(target)[-3:]) or "none"
+        raise BackupUnfit(f"there is no snapshot {snapshot_id}; the last ones: {there}") from None
+    return read_snapshot(content, snapshot_id)
+
+
+def require_backup(target: Target) -> str:
+    """The id of the cluster that a target has backups of. Raises BackupUnfit."""
+    try:
+        return read_mark(read(target, MARK), target.where).cluster
+    except FileNotFoundError:
+        raise BackupUnfit(f"{target.where} is no backup of Pulzar: it has no {MARK}") from None
+
+
+def begin(target: Target, cluster: str) -> None:
+    """Make an empty target one of ours. Raises BackupUnfit where it is something else."""
+    if target.is_empty():
+        target.put(MARK, [msgspec.json.encode(Mark(cluster=cluster)) + b"\n"])
+        return
+    known = require_backup(target)
+    if known != cluster:
+        raise BackupUnfit(
+            f"{target.where} has backups of cluster {known}, this is {cluster}: use another target"
+        )
+
+
+def back_up(
+    target: Target,
+    asked: Sequence[Asked],
+    *,
+    key: str,
+    cluster: str,
+    alone: bool,
+    now: datetime,
+    on_bytes: OnBytes,
+) -> Ran:
+    """Make a snapshot. Raises BackupUnfit, BackupUnreachable, OutOfSpace, LinkBroken."""
+    begin(target, cluster)
+    known = snapshot_ids(target)
+    last = load(target, known[-1]) if known else None
+    before = {volume.id: volume for volume in last.volumes} if last is not None else {}
+    taken = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    snapshot_id = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    if known and snapshot_id <= known[-1]:
+        raise BackupUnfit(
+            f"the last snapshot, {known[-1]}, is not older than now: wait, or set the clock"
+        )
+    run = _Run(target, set(target.names(VOLUMES)), on_bytes)
+    volumes: list[SavedVolume] = []
+    missing: list[Missing] = []
+    with ThreadPoolExecutor(BACKUP_THREADS, thread_name_prefix="backup") as pool:
+        run.pool = pool
+        for one in asked:
+            old = before.get(one.id)
+            if one.source is not None:
+                volumes.append(run.volume(one.source, old, taken))
+                continue
+            missing.append(Missing(one.id, one.name, one.reason, old.taken if old else ""))
+            if old is not None:
+                volumes.append(old)
+    target.settle()
+    require_backup(target)  # it is still the same one
+    snapshot = Snapshot(
+        id=snapshot_id, cluster=cluster, key=key, alone=alone, volumes=volumes, missing=missing
+    )
+    content = msgspec.json.format(msgspec.json.encode(snapshot), indent=1)
+    target.put(f"{SNAPSHOTS}/{snapshot_id}.json", [content])
+    target.settle()
+    total = sum(file.bytes for volume in volumes for file in volume.files)
+    return Ran(snapshot, run.copied_bytes, total)
+
+
+class _Run:
+    """Copies files into a target, each part once."""
+
+    pool: ThreadPoolExecutor
+
+    def __init__(self, target: Target, there: set[str], on_bytes: OnBytes) -> None:
+        """`there` are the objects that the target has."""
+        self._target = target
+        self._there = there
+        self._on_bytes = on_bytes
+        self.copied_bytes = 0
+
+    def volume(self, source: Source, old: SavedVolume | None, taken: str) -> SavedVolume:
+        """Back up one volume; `old` is what the last snapshot has of it."""
+        files = source.files
+        known = {
+            (file.name, file.salt): file
+            for file in (old.files if old is not None else ())
+            if all(part.object in self._there for part in file.parts)
+        }
+        work: list[Future[SavedFile]] = []
+        for segment in files.segments:
+            before = known.get((segment.name, segment.salt))
+            work.append(self.pool.submit(self._segment, source, segment, before))
+        retired = set(files.retired_blobs)
+        saved = [one.result() for one in _finished(work)]
+        work = []
+        for blob in source.blobs():  # behind the segments: what they name is there
+            name = blob.name.rpartition("/")[2].removesuffix(".blob")
+            before = known.get((blob.name, ""))
+            if name in retired:
+                continue
+            if before is not None and before.bytes == blob.bytes:
+                saved.append(before)
+                continue
+            work.append(self.pool.submit(self._blob, source, blob.name, blob.bytes))
+        saved += [one.result() for one in _finished(work)]
+        return SavedVolume(
+            id=files.id,
+            name=files.name,
+            taken=taken,
+            seq=files.seq,
+            identity=files.identity,
+            manifest=files.manifest,
+            files=saved,
+        )
+
+    def _segment(self, source: Source, segment: SegmentFile, old: SavedFile | None) -> SavedFile:
+        """The parts of a segment that were backed up before, and what is new."""
+        parts = list(old.parts) if old is not None else []
+        start = sum(part.bytes for part in parts)
+        if start < segment.bytes:
+            file = source.open(segment.name, segment.bytes)
+            try:
+                keys = encode_keys(keys_of(file, start, sealed=segment.sealed))
+                name = partial(segment_object, source.files.id, segment.name, segment.salt)
+                parts += self._copy(file, start, segment.bytes, name, keys)
+            finally:
+                file.close()
+        return SavedFile(segment.name, parts, segment.salt, segment.sealed)
+
+    def _blob(self, source: Source, name: str, size: int) -> SavedFile:
+        file = source.open(name, size)
+        try:
+            parts = self._copy(
+                file, 0, size, lambda _, end: _blob_part(source.files.id, name, size, end)
+            )
+        finally:
+            file.close()
+        return SavedFile(name, parts)
+
+    def _copy(
+        self,
+        file: Readable,
+        start: int,
+        end: int,
+        name: Callable[[int, int], str],
+        keys: bytes = b"",
+    ) -> list[Part]:
+        parts: list[Part] = []
+        while start < end or not parts:
+            part_end = min(start + BACKUP_PART_BYTES_MAX, end)
+            parts.append(self._part(file, start, part_end, name(start, part_end), keys))
+            start, keys = part_end, b""
+        return parts
+
+    def _part(self, file: Readable, start: int, end: int, name: str, keys: bytes) -> Part:
+        """Write a part, and its keys; read both back. Raises BackupUnreachable."""
+        crc = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal crc
+            for piece in pieces(file, start, end):
+                crc = _crc32c(crc, piece)
+                self._on_bytes(len(piece))
+                yield piece
+
+        self._target.put(name, counted())
+        self._read_back(name, end - start, crc)
+        self.copied_bytes += end - start
+        if not keys:
+            return Part(name, start, end - start, crc)
+        keys_name, keys_crc = f"{name}.keys", _crc32c(0, keys)
+        self._target.put(keys_name, [keys])
+        self._read_back(keys_name, len(keys), keys_crc)
+        return Part(name, start, end - start, crc, keys_name, len(keys), keys_crc)
+
+    def _read_back(self, name: str, size: int, crc: int) -> None:
+        if check(self._target, name, size, crc) is not None:
+            raise BackupUnreachable(
+                f"{self._target.where} does not give back what was written to {name}"
+            )
+
+
+def check(target: Target, name: str, size: int, crc: int) -> str | None:
+    """What is wrong with an object; None where it is as it was written."""
+    found, length = 0, 0
+    try:
+        for piece in target.get(name):
+            found = _crc32c(found, piece)
+            length += len(piece)
+    except FileNotFoundError:
+        return "it is missing"
+    if length != size:
+        return f"it has {length} bytes, {size} were written"
+    return None if found == crc else "its bytes are not those that were written"
+
+
+def _blob_part(volume: str, name: str, size: int, end: int) -> str:
+    stem = blob_object(volume, name, size)
+    return stem if size <= BACKUP_PART_BYTES_MAX else f"{stem}.{end}"
+
+
+def _finished(work: Sequence["Future[SavedFile]"]) -> Sequence["Future[SavedFile]"]:
+    """The same, when all are done; where one fails, those that have not begun do not."""
+    try:
+        for one in work:
+            one.result()
+    except BaseException:  # whatever it is: the run ends
+        for one in work:
+            one.cancel()
+        raise
+    return work
