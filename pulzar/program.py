@@ -104,6 +104,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
     process that belongs to the program has ended.
     """
     stop = stop_on_signals()
+    _require_backup_target(config)
     log_settings(config, config.data_dir, "data_dir")
     directory = config.data_dir
     check_data_directory(disk, directory)
@@ -187,6 +188,7 @@ async def run_master(
     `new_cluster`: the key that is there is that of a cluster which has no volumes yet.
     """
     stop = stop_on_signals()
+    _require_backup_target(config)
     directory = config.master_dir
     log_settings(config, directory, "master_dir")
     check_data_directory(disk, directory)
@@ -242,6 +244,13 @@ async def run_master(
     )
 
 
+def _key_path(disk: Disk, directory: str, master_dir: str) -> str:
+    """Where the key of a volume's cluster is: where it keeps it, else with a master of the same
+    site."""
+    kept, masters = f"{directory}/{KEY_NAME}", f"{master_dir}/{KEY_NAME}"
+    return masters if not disk.exists(kept) and disk.exists(masters) else kept
+
+
 async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) -> None:
     """Serve a volume to its master. As `run`; also raises InvalidSetting without the cluster's
     key, MemberRefused and Forbidden where the master does not want the volume."""
@@ -249,7 +258,7 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
     directory = config.data_dir
     log_settings(config, directory, "data_dir")
     check_data_directory(disk, directory)
-    key_path = config.key_file or f"{directory}/{KEY_NAME}"
+    key_path = config.key_file or _key_path(disk, directory, config.master_dir)
     key = read_key(disk, key_path)
     gc.disable()
     options = store_options(config)
@@ -374,8 +383,13 @@ def _services(
     )
 
 
+def _require_backup_target(config: Config) -> None:
+    """Raise BackupUnfit where backups are active and have no target, before anything is opened."""
+    if config.backup_active:
+        place_of(config)
+
+
 def _backup(config: Config, key: str, clock: Clock) -> AutoBackup | None:
-    """Raises InvalidSetting where it is active and has no target."""
     if not config.backup_active:
         return None
     place = place_of(config)

@@ -198,7 +198,8 @@ SETTINGS_OF_STORE = (
         parse=parse_path_or_auto,
         default="auto",
         does="The file with the key of the cluster, a copy of the master's cluster.key. auto is "
-        "cluster.key in [volume] dir, where the volume keeps it once it has it.",
+        "cluster.key in [volume] dir, where the volume keeps it once it has it, else that of a "
+        "master of the same site.",
         costs="Whoever can read this file can speak as a machine of the cluster.",
         unsure="auto; copy the master's cluster.key to [volume] dir.",
         is_path=True,

@@ -13,6 +13,7 @@ from pulzar.errors import InvalidParameter
 from pulzar.settings import server_conf
 
 MANAGE = "manage.py"
+UWSGI = ("master.ini", "volume.ini")
 EXAMPLES = ("example_01.py", "word_count.py", "clean_up.py")
 
 
@@ -20,6 +21,7 @@ def site_files() -> dict[str, str]:
     """What a new site folder holds: path in it -> content."""
     return {
         SETTINGS_FILE: server_conf(),
+        **{f"config/{name}": _text(name) for name in UWSGI},
         MANAGE: _text(MANAGE),
         ".gitignore": "/storage/\n",
         **{f"jobs/examples/{name}": _text("examples", name) for name in EXAMPLES},
@@ -54,9 +56,9 @@ def make_site(disk: Disk, directory: str) -> list[str]:
 def command(directory: str, as_json: bool) -> None:
     """Make a site folder: settings, jobs, extensions.
 
-    Writes config/server.conf with every setting explained, manage.py, which needs nothing but
-    Python, and the folders for job scripts, with examples, and extensions. Files that are there
-    already stay as they are. Start it with `pulzar up --app DIR`.
+    Writes config/server.conf with every setting explained, two files for uWSGI, manage.py, which
+    needs nothing but Python, and the folders for job scripts and extensions, with examples. Files
+    that are there already stay as they are. Start it with `pulzar up --app DIR`.
     """
     if not directory:
         raise InvalidParameter("DIR is empty: name a folder, . for this one")
