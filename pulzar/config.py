@@ -250,9 +250,7 @@ def _nearest_setting(section: str, name: str) -> str:
     close = difflib.get_close_matches(name, everywhere, n=1)
     if close:
         return f"; did you mean {everywhere[close[0]]}?"
-    if here:
-        return f"; it has {', '.join(here)}"
-    return "; this version has no settings in it"
+    return f"; it has {', '.join(here)}"
 
 
 def _nearest(name: str, known: Collection[str]) -> str:

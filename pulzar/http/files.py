@@ -1,8 +1,8 @@
 """The files of a volume, for a backup of it. Inside the cluster only.
 
-    GET /autodiscovery/files                    what is durable now (backup/messages.py)
-    GET /autodiscovery/blobs?after=NAME         values in files of their own, by name
-    GET /autodiscovery/file?name=N&start=&end=  some bytes of one
+    GET /autodiscovery/files    what is durable now (backup/messages.py)
+    GET /autodiscovery/blobs    values in files of their own, by name, behind ?after=NAME
+    GET /autodiscovery/file     some bytes of one: ?name=NAME&start=BYTE&end=BYTE
 
 A list is of one moment: the log up to its head, the segments and the MANIFEST that belong to it.
 The files that it names never change up to the length that it says, and stay for the grace of

@@ -28,6 +28,10 @@ NOT_RUN_ALLOWED: dict[str, set[str]] = {
         "pulzar up --data storage",  # the server of this very test
         "make bench",  # takes a quarter of an hour
     },
+    "docs/operations.md": {
+        "docker build --rm -f dockers/DockerfileMaster -t varidb_master:latest .",
+        "cd app",
+    },
 }
 
 PAGES = [path for path in documents() if any(not block.not_run for block in commands(path))]
@@ -55,7 +59,7 @@ def run(block: Block, *, where: Path, url: str) -> str:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl")
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_work_as_written(page: str, tmp_path: Path) -> None:
-    options = ["--jobs", str(tmp_path / "jobs")]
+    options = ["--jobs", str(tmp_path / "jobs"), "--third-party", str(tmp_path / "third_party")]
     with Server(str(tmp_path / "storage"), options=options) as server:
         for block in commands(page):
             if block.not_run:

@@ -11,12 +11,12 @@ import pytest
 
 from pulzar import errors
 from pulzar.cluster import messages
-from pulzar.http import agents, autodiscovery, master_app, skynet, volume_app
+from pulzar.http import agents, autodiscovery, files, master_app, skynet, volume_app
 from pulzar.jobs import messages as job_messages
 from tests.docs.fences import ROOT, documents
 
-# cluster/messages.py and jobs/messages.py draw them
-INSIDE = {*autodiscovery.PATHS, *skynet.PATHS, *agents.PATHS}
+# cluster/messages.py, jobs/messages.py and http/files.py draw them
+INSIDE = {**autodiscovery.PATHS, **skynet.PATHS, **agents.PATHS, **files.PATHS}
 PATHS = {path: row for path, row in master_app.PATHS.items() if path not in INSIDE}
 HTTP_API = ROOT / "docs" / "http-api.md"
 # Files that README and docs may name although they are the user's, or come later.
@@ -38,15 +38,15 @@ def test_endpoint_is_documented_with_its_methods(path: str) -> None:
 
 
 def test_endpoints_inside_the_cluster_are_drawn() -> None:
-    drawing = f"{messages.__doc__}{job_messages.__doc__}"
+    drawing = f"{messages.__doc__}{job_messages.__doc__}{files.__doc__}"
     for path in INSIDE:
-        for method in {**autodiscovery.PATHS, **skynet.PATHS, **agents.PATHS}[path][0]:
+        for method in INSIDE[path][0]:
             assert re.search(rf"{method} +{re.escape(path)}\s", drawing), f"{method} {path}"
 
 
 def test_paths_of_a_volume_are_documented() -> None:
     content = (ROOT / "docs" / "cluster.md").read_text()
-    for path in set(volume_app.PATHS) - INSIDE - {"/delete_key/{key}"}:
+    for path in set(volume_app.PATHS) - set(INSIDE) - {"/delete_key/{key}"}:
         assert path in content
 
 
