@@ -41,6 +41,7 @@ def main() -> None:
     adopt_orphans()
     os.nice(EXTENSION_NICE)  # the store comes first
     pipes = begin()
+    os.chdir("/")
     environment = dict(os.environ)
     loaded: dict[tuple[str, str], tuple[Callable[..., Any], int]] = {}
     while (frame := pipes.read()) is not None:

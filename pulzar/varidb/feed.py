@@ -194,8 +194,9 @@ class Feed:
         if len(self._ring) > FEED_EVENTS:
             self._trimmed = self._ring.popleft().place
         for length in self._lengths:
-            for watcher in self._watchers.get(event.key[:length], ()):
-                watcher.push(event)
+            if length <= len(event.key):
+                for watcher in self._watchers.get(event.key[:length], ()):
+                    watcher.push(event)
 
     # Who listens.
 
