@@ -91,7 +91,8 @@ def plan(target: Target, directory: str, *, snapshot_id: str, only: str, disk: D
 
 
 def _require_empty(disk: Disk, directory: str, mark: _Mark) -> None:
-    if not disk.exists(directory) or not disk.list(directory):
+    begun = {f"{MARK}.new"}  # what a restore that was killed at once leaves
+    if not disk.exists(directory) or not set(disk.list(directory)) - begun:
         return
     path = f"{directory}/{MARK}"
     if not disk.exists(path):

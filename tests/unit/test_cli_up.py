@@ -93,8 +93,10 @@ def test_up_says_ready_once_answers_and_stops_cleanly(
     output, errors = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, output) == (0, "")
     assert "stopped" in errors.splitlines()[-1]
-    there = set(os.listdir(tmp_path / "data"))  # the agent comes a moment later
-    assert there | {"agent"} == OUR_NAMES - {"lost+found", "master"}
+    there = set(
+        os.listdir(tmp_path / "data")
+    )  # the agent comes a moment later, names with a search
+    assert there | {"agent"} == OUR_NAMES - {"lost+found", "master", "names.views"}
 
 
 def test_up_reads_every_byte_back_after_kill_9(start: Start, tmp_path: Path) -> None:
