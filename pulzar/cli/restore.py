@@ -118,7 +118,7 @@ def _say(done: Restored, directory: str) -> None:
     for name, place in done.directories.items():
         note(f"  pulzar volume --name {name} --data {place} --master URL")
     for name in done.missing:
-        note(f"  pulzar cluster remove {name} --lost    (when the others are online)")
+        note(f"  pulzar cluster remove {name} --lost    (when the others are there)")
 
 
 def _from_volumes(volume_url: str, wait_s: float, master: str, *, as_json: bool) -> None:

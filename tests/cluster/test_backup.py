@@ -134,11 +134,17 @@ def test_a_restore_without_one_volume_says_which_keys_are_gone(
     machines.start_master()
     volume(machines, "v0").start()
     volume(machines, "v2").start()
-    machines.wait(lambda: {"v0", "v2"} <= machines.online())
+    machines.wait(lambda: heard(machines) >= {"v0", "v2"})
     removed = pulzar("cluster", "remove", "v1", "--lost", "--yes", "--master", machines.master.url)
     assert removed.returncode == 0, removed.stderr
     machines.wait(lambda: machines.get("/readyz") is not None)
     assert content(machines) == {k: v for k, v in known.items() if k not in expected}
+
+
+def heard(machines: Machines) -> set[str]:
+    """The volumes that the master waits with, for those that are missing."""
+    found = machines.get("/admin/cluster") or {"nodes": []}
+    return {node["node"] for node in found["nodes"] if node["state"] == "joining"}
 
 
 def keys_in(machine: Machine) -> set[str]:
