@@ -120,7 +120,7 @@ def test_a_restore_without_one_volume_says_which_keys_are_gone(
     missing = next(one for one in ran.snapshot.volumes if one.name == "v1")
     machines.kill()
     expected = sorted(known.keys() & keys_in(volume(machines, "v1")))
-    assert len(expected) > 50
+    assert len(expected) > 10
     for root, _, names in os.walk(Path(backups.target) / "volumes" / missing.id / "segments"):
         for name in names:
             if not name.endswith(".keys"):
