@@ -34,6 +34,7 @@ class Scale:
     jobs: int  # launched in one round
     job_rounds: int
     pending_jobs: int
+    backup_bytes: int
 
 
 FULL = Scale(
@@ -51,6 +52,7 @@ FULL = Scale(
     jobs=5000,
     job_rounds=3,
     pending_jobs=100_000,
+    backup_bytes=8 << 30,
 )
 QUICK = Scale(
     rounds=2,
@@ -67,6 +69,7 @@ QUICK = Scale(
     jobs=400,
     job_rounds=1,
     pending_jobs=2000,
+    backup_bytes=256 << 20,
 )
 
 

@@ -20,6 +20,7 @@ class Unit(Enum):
     SECONDS = " s"
     MIB = " MiB"
     PERCENT = " %"
+    CALLS_PER_S = " calls/s"
 
 
 class Verdict(Enum):

@@ -2,6 +2,7 @@
 
 from bench.context import Row
 from bench.rows import (
+    backup,
     batch,
     cluster,
     compaction,
@@ -10,6 +11,7 @@ from bench.rows import (
     large_value,
     many_keys,
     serial,
+    site,
     small_values,
 )
 
@@ -23,4 +25,6 @@ ROWS: tuple[Row, ...] = (
     *cluster.ROWS,
     *jobs.ROWS,
     *jobs_dask.ROWS,
+    *site.ROWS,
+    *backup.ROWS,
 )
