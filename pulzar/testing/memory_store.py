@@ -186,9 +186,9 @@ class MemoryStore:
             row for row in rows if start_ms <= row[0] < end_ms and (after is None or row > after)
         ][:limit]
 
-    def forgotten(self) -> int:
+    def is_unsure(self, version: int) -> bool:
         """See `watching.History`."""
-        return make_version(1, 0)
+        return version < make_version(1, 0)
 
     def newer(
         self, prefix: bytes, version: int, *, after: bytes, deletes: bool, limit: int

@@ -31,10 +31,17 @@ from pulzar.limits import (
     LOAD_ORDER_ROWS,
     VIEW_MAP_BYTES,
 )
-from pulzar.varidb.catalog_history import event_of_known, event_of_newest
+from pulzar.varidb.catalog_history import event_of_known, event_of_newest, new_event
 from pulzar.varidb.catalog_orders import FIRST_USER_KEY
 from pulzar.varidb.catalog_page import present
-from pulzar.varidb.catalog_reader import FORGOTTEN, GENERATION, CatalogReader, met_name
+from pulzar.varidb.catalog_reader import (
+    FORGOTTEN,
+    GENERATION,
+    LATE,
+    LATE_BEHIND,
+    CatalogReader,
+    met_name,
+)
 from pulzar.varidb.catalog_row import (
     COMPLETE,
     ORDER,
@@ -90,6 +97,7 @@ class Catalog(CatalogReader):
         self.bind()
         self._tally = Tally()
         self._loading = False
+        self._late = self.late()
         self._may_be_deleted = bool(self.view.stat("deletes")["entries"])  # some key or other
 
     @classmethod
@@ -215,6 +223,7 @@ class Catalog(CatalogReader):
         split = bisect_left(keys, FIRST_USER_KEY)
         rows = len(keys) + self._orders.gathered
         size = rows * _LOADED_ROW_BYTES + 2 * sum(map(len, keys))
+        self._told = []
         with self.view.write(rows=rows, size=size) as transaction:
             if not self._loading:
                 self.view.put_cursor(transaction, _LOADING, Cursor(b"", 1))
@@ -224,12 +233,8 @@ class Catalog(CatalogReader):
                     self._load_one(transaction, key, entry, holder)
             if self._orders.gathered >= LOAD_ORDER_ROWS:
                 self._orders.write_gathered(transaction)
-            if self.feed.is_running and keys:
-                self._forget(transaction, self.feed.last.version + 1)
         self._loading = True
-        if self.feed.is_running and keys:
-            self.feed.skip()
-            self._told.clear()
+        self._tell()
 
     def refill(self, key: bytes, entry: Entry) -> None:
         """Complete a row with what `entry` has, if it is still that version. Raises OutOfSpace,
@@ -268,6 +273,18 @@ class Catalog(CatalogReader):
             with self.view.write() as transaction:
                 self._forget(transaction, version)
         self.feed.start(version)
+
+    def _remember(self, transaction: "lmdb.Transaction[bytes]", event: Event) -> None:
+        """Tell of it when the transaction is done. Of one that is late, watchers must learn that
+        are away and were told newer ones."""
+        self._told.append(event)
+        last = self.feed.last.version
+        if event.version <= last:
+            first = min(self._late[0] or event.version, event.version)
+            if (first, last) != self._late:
+                self._late = first, last
+                self.view.put_cursor(transaction, LATE, Cursor(b"", first))
+                self.view.put_cursor(transaction, LATE_BEHIND, Cursor(b"", last))
 
     def _tell(self) -> None:
         """Tell the feed what was set."""
@@ -312,10 +329,7 @@ class Catalog(CatalogReader):
         if self.feed.is_running and key >= FIRST_USER_KEY:
             event = event_of_known(key, known, new)
             if event is not None:
-                self._told.append(event)
-                last = self.feed.last.version
-                if event.version <= last:  # too late for watchers that are away
-                    self._forget(transaction, last + 1)
+                self._remember(transaction, event)
         if isinstance(new, Row):
             transaction.put(key, pack_row(key, new), db=table)
             if known is not None and not isinstance(known, Row):
@@ -348,6 +362,9 @@ class Catalog(CatalogReader):
         except Damage as error:
             raise BadRows(str(error)) from None
         put_sorted(transaction.cursor(self._keys), loaded.rows)
+        if self.feed.is_running:
+            for key, row in loaded.rows:
+                self._remember(transaction, new_event(key, row))
         for replicas, (count, size) in loaded.counts.items():
             self._tally.add(replicas, (holder,), count, size)
         self._orders.gather(transaction, loaded.created, loaded.expiry)

@@ -69,6 +69,11 @@ def live_event(key: bytes, packed: bytes) -> Event:
     return _event_of_row(key, unpack_row(key, packed), is_new=False)
 
 
+def new_event(key: bytes, packed: bytes) -> Event:
+    """A key that was not known before. Raises Damage."""
+    return _event_of_row(key, unpack_row(key, packed), is_new=True)
+
+
 def delete_event(key: bytes, packed: bytes) -> Event:
     """The last change of a deleted key. Raises Damage."""
     return Event(key, unpack_deleted(key, packed), is_delete=True)

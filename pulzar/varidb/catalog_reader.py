@@ -17,7 +17,9 @@ from pulzar.varidb.position import Cursor
 from pulzar.varidb.view import View
 
 GENERATION = b"generation"
-FORGOTTEN = b"forgotten"
+FORGOTTEN = b"forgotten"  # deletes up to that version may not be known any more
+LATE = b"late"  # what became known late: the smallest such version,
+LATE_BEHIND = b"late behind"  # and the largest that had been told before one did
 
 
 class CatalogReader:
@@ -177,8 +179,21 @@ class CatalogReader:
         except lmdb.Error as error:
             raise self.view.failure(error) from error
 
+    def is_unsure(self, version: int) -> bool:
+        """See `watching.History`: a delete may be purged, or something older become known since.
+        Raises ViewBroken."""
+        if version < self.forgotten():
+            return True
+        first, last = self.late()
+        return first <= version <= last != 0
+
+    def late(self) -> tuple[int, int]:
+        """The smallest version that became known late, and the largest that had been told before
+        one did; zeros: there is none. Raises ViewBroken."""
+        return self.view.cursor(LATE)[0].seq, self.view.cursor(LATE_BEHIND)[0].seq
+
     def forgotten(self) -> int:
-        """See `watching.History`. Raises ViewBroken."""
+        """The largest version of a delete that may not be known any more. Raises ViewBroken."""
         return self.view.cursor(FORGOTTEN)[0].seq
 
     def newer(

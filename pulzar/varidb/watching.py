@@ -32,8 +32,9 @@ class History(Protocol):
         """Up to `limit` keys created in start..end (exclusive), as (created ms, key) in that order,
         strictly behind `after`."""
 
-    def forgotten(self) -> int:
-        """Of what happened up to that version, some may not be known any more."""
+    def is_unsure(self, version: int) -> bool:
+        """Whether a watcher that was told everything up to that version, and then was away over a
+        restart, may have missed what `newer` does not tell."""
 
     def newer(
         self, prefix: bytes, version: int, *, after: bytes, deletes: bool, limit: int
@@ -115,7 +116,7 @@ async def _behind(
 async def _newer(history: History, prefix: bytes, after: Place, last: Place) -> list[Event] | None:
     """The last change of each key that has changed between two places; None where that is not
     known, or too much."""
-    if after.version < history.forgotten() or after > last:
+    if history.is_unsure(after.version) or after > last:
         return None
     found: list[Event] = []
     for deletes in (False, True):

@@ -33,8 +33,8 @@ class Rows:
         for event in events:
             self.last[event.key] = event
 
-    def forgotten(self) -> int:
-        return self.forgot
+    def is_unsure(self, version: int) -> bool:
+        return version < self.forgot
 
     def keys_behind(self, after: bytes, limit: int) -> list[bytes]:
         raise NotImplementedError
