@@ -12,7 +12,9 @@ import contextlib
 import fcntl
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -200,7 +202,8 @@ def _sync(path: str) -> None:
 
 
 class RemoteTarget:
-    """Implements `Target` over fsspec. That two programs write to it is not seen."""
+    """Implements `Target` over fsspec. That two programs write to it is not seen. A connection of
+    SFTP hangs where several threads use it, so there they take turns."""
 
     def __init__(self, url: str, scheme: str, options: dict[str, str]) -> None:
         """Raises BackupUnfit where the package for it is missing."""
@@ -217,6 +220,10 @@ class RemoteTarget:
             root = f"{parts.netloc}{parts.path}"
             self.where = url
         self._root = root.rstrip("/")
+        self._is_file_system = scheme in ("sftp", "ssh")  # a half written file is seen there
+        self._turn: AbstractContextManager[object] = (
+            threading.Lock() if self._is_file_system else contextlib.nullcontext()
+        )
         try:
             self._fs: Any = import_module("fsspec").filesystem(scheme, **given)
         except (ImportError, ValueError) as error:
@@ -240,7 +247,7 @@ class RemoteTarget:
     def put(self, name: str, pieces: Iterable[bytes]) -> None:
         """See `Target`. Where there is no rename, a name appears when its object is whole."""
         path = f"{self._root}/{name}"
-        with self._errors():
+        with self._errors(), self._turn:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             new = f"{path}.{secrets.token_hex(4)}{_NEW}" if self._is_file_system else path
             with self._fs.open(new, "wb", block_size=8 * MIB) as file:
@@ -250,25 +257,15 @@ class RemoteTarget:
                     self._fs.rm_file(path)
                 self._fs.mv(new, path)
 
-    @property
-    def _is_file_system(self) -> bool:
-        """Whether a half written file is seen there."""
-        return "sftp" in self._protocols or "ssh" in self._protocols
-
-    @property
-    def _protocols(self) -> tuple[str, ...]:
-        protocol = self._fs.protocol
-        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
     def get(self, name: str) -> Iterator[bytes]:
         """See `Target`."""
-        with self._errors(), self._fs.open(f"{self._root}/{name}", "rb") as file:
+        with self._errors(), self._turn, self._fs.open(f"{self._root}/{name}", "rb") as file:
             while piece := file.read(MIB):
                 yield piece
 
     def names(self, prefix: str) -> list[str]:
         """See `Target`."""
-        with self._errors():
+        with self._errors(), self._turn:
             self._fs.invalidate_cache()
             try:
                 found = self._fs.find(f"{self._root}/{prefix}")
@@ -279,12 +276,12 @@ class RemoteTarget:
 
     def delete(self, name: str) -> None:
         """See `Target`."""
-        with self._errors(), contextlib.suppress(FileNotFoundError):
+        with self._errors(), self._turn, contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{name}")
 
     def is_empty(self) -> bool:
         """See `Target`."""
-        with self._errors():
+        with self._errors(), self._turn:
             try:
                 return not self._fs.ls(self._root, detail=False)
             except FileNotFoundError:
