@@ -12,8 +12,8 @@ from pulzar.varidb.segment import SEGMENT_HEADER_BYTES, Found, decode_segment_he
 
 FIRST_USER_KEY = b"\x01"
 
-Key = tuple[bytes, int, int]
-"""A key, the version of its newest record, and the type of that."""
+Key = tuple[bytes, int, int, int]
+"""A key, and the version, the type and the seq of its newest record."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Key])
@@ -40,7 +40,7 @@ def keys_of(file: Readable, start: int, *, sealed: bool) -> list[Key]:
             key = item.header.key
             newest = found.get(key)
             if key >= FIRST_USER_KEY and (newest is None or item.header.version >= newest[1]):
-                found[key] = key, item.header.version, item.header.type
+                found[key] = key, item.header.version, item.header.type, item.header.seq
     return list(found.values())
 
 
@@ -63,17 +63,12 @@ class Known(msgspec.Struct, frozen=True):
     gone: bool
 
 
-def not_restored(restored: Iterable[Key], missing: Iterable[Key]) -> list[Known]:
-    """What a restore without some volumes does not bring back, by key: of the records on both sides
-    the newest decides."""
-    here: dict[bytes, tuple[int, int]] = {}
-    for key, version, type_ in restored:
-        if type_ != Type.MOVED and version >= here.get(key, (0, 0))[0]:
-            here[key] = version, type_
-    there: dict[bytes, tuple[int, int]] = {}
-    for key, version, type_ in missing:
-        if type_ != Type.MOVED and version >= there.get(key, (0, 0))[0]:
-            there[key] = version, type_
+def not_restored(
+    restored: Iterable[Iterable[Key]], missing: Iterable[Iterable[Key]]
+) -> list[Known]:
+    """What a restore without some volumes does not bring back, by key. Both are the keys of one
+    volume after the other; of the records on both sides the newest decides."""
+    here, there = _known(restored), _known(missing)
     found: list[Known] = []
     for key, (version, type_) in sorted(there.items()):
         known, known_type = here.get(key, (0, Type.DELETE))
@@ -82,3 +77,18 @@ def not_restored(restored: Iterable[Key], missing: Iterable[Key]) -> list[Known]
         elif version > known and known_type != Type.DELETE:
             found.append(Known(key, version, gone=False))
     return found
+
+
+def _known(volumes: Iterable[Iterable[Key]]) -> dict[bytes, tuple[int, int]]:
+    """The newest version of each key that some volume has, or knows to be deleted; and its type.
+    Inside a volume order is (version, seq): one that was moved away at last is not there."""
+    known: dict[bytes, tuple[int, int]] = {}
+    for keys in volumes:
+        newest: dict[bytes, tuple[int, int, int]] = {}
+        for key, version, type_, seq in keys:
+            if (version, seq) >= newest.get(key, (0, 0))[:2]:
+                newest[key] = version, seq, type_
+        for key, (version, _, type_) in newest.items():
+            if type_ != Type.MOVED and version >= known.get(key, (0, 0))[0]:
+                known[key] = version, type_
+    return known

@@ -10,6 +10,7 @@ proves that it can be, and is given an epoch far behind those that it knows: wha
 wrote after the snapshot may have used the next ones.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -134,7 +135,11 @@ def _restore(target: Target, what: Plan, disk: Disk, clock: Clock, on_bytes: OnB
         place = what.volumes[volume.id]
         damaged += _files(target, volume, f"{place}/volume", disk, on_bytes)
     restored = [one for one in snapshot.volumes if one.id in what.volumes and one not in lost]
-    gone = not_restored(_keys(target, restored), _keys(target, lost)) if lost else []
+    gone = (
+        not_restored((_keys(target, one) for one in restored), (_keys(target, one) for one in lost))
+        if lost
+        else []
+    )
     for volume in restored:
         _begin_epoch(what.volumes[volume.id], disk, clock)
         keep_key(disk, what.volumes[volume.id], snapshot.key)
@@ -231,16 +236,13 @@ def _is_whole(file: File, saved: SavedFile) -> bool:
     return True
 
 
-def _keys(target: Target, volumes: list[SavedVolume]) -> Iterator[Key]:
-    """The keys of all records of some volumes."""
-    for volume in volumes:
-        for file in volume.files:
-            for part in file.parts:
-                if part.keys:
-                    try:
-                        yield from decode_keys(read(target, part.keys))
-                    except (FileNotFoundError, msgspec.DecodeError):
-                        continue
+def _keys(target: Target, volume: SavedVolume) -> Iterator[Key]:
+    """The keys of all records of a volume."""
+    for file in volume.files:
+        for part in file.parts:
+            if part.keys:
+                with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+                    yield from decode_keys(read(target, part.keys))
 
 
 def _begin_epoch(directory: str, disk: Disk, clock: Clock) -> None:

@@ -10,8 +10,8 @@
 ID is when it was begun, UTC, 20261130T174500Z. A part is written before the snapshot that names it,
 and what is not named by any was never backed up. `crc32c` is the CRC32C of the bytes of a part.
 
-A keys file is MessagePack: [[key, version, type], ...], the newest record of each key in that part
-(varidb/record.py has the types). A restore that lacks a volume tells by it what is gone.
+A keys file is MessagePack: [[key, version, type, seq], ...], the newest record of each key in that
+part (varidb/record.py has the types). A restore that lacks a volume tells by it what is gone.
 """
 
 import re

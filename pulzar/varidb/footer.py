@@ -95,10 +95,11 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     inputs: list[tuple[int, int]]
     bloom: bytes
 
-    def newest(self) -> Iterator[tuple[bytes, int, int]]:
-        """Every entry as (key, version, type), without a look at its checksum."""
+    def newest(self) -> Iterator[tuple[bytes, int, int, int]]:
+        """Every entry as (key, version, type, seq), without a look at its checksum."""
         for key, entry in zip(self.keys, self.entries, strict=True):
-            yield key, _ENTRY_ORDER.unpack_from(entry)[1], entry[ENTRY_TYPE_AT]
+            seq, version = _ENTRY_ORDER.unpack_from(entry)
+            yield key, version, entry[ENTRY_TYPE_AT], seq
 
     def positions(self) -> Iterator[tuple[bytes, Position]]:
         """Every entry, unpacked. Raises Damage."""
