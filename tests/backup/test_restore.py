@@ -17,7 +17,7 @@ from pulzar.backup.target import open_target
 from pulzar.client.process import Server
 from pulzar.client.sync import Client
 from pulzar.clock import SystemClock
-from tests.backup.conftest import World, pulzar
+from tests.backup.conftest import World, content, pulzar
 
 pytestmark = pytest.mark.slow
 
@@ -145,3 +145,23 @@ def test_the_command_line(world: World) -> None:
     assert done.returncode == 3
     with open_target(world.target) as target:
         assert load(target, told["snapshot"]).alone
+
+
+def test_what_was_deleted_by_mistake_is_copied_back(world: World) -> None:
+    """The recipe of docs/operations.md."""
+    world.fill(30, prefix="dear")
+    world.fill(5, prefix="other")
+    known = dict(world.known)
+    snapshot = world.back_up().snapshot.id
+    for number in range(30):
+        world.delete(f"dear/{number}")
+    world.put("other/1", b"changed since")
+    assert world.restore("elsewhere", "--snapshot", snapshot).returncode == 0
+    where = str(world.path / "files")
+    with Server(str(world.path / "elsewhere"), options=["--config", world.config]) as old:
+        done = pulzar("get", "-r", "dear", where, "--master", old.url)
+        assert done.returncode == 0, done.stderr
+    done = pulzar("put", where, "dear", "--master", world.server.url)
+    assert done.returncode == 0, done.stderr
+    with Client(world.server.url) as client:
+        assert content(client) == {**known, "other/1": b"changed since"}
