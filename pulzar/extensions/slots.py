@@ -114,10 +114,11 @@ class Extensions:
             if "refused" in answer:
                 raise InvalidParameter(answer["refused"])
             if "output" not in answer:
-                raise ExtensionFailed(f"{module.name}: {answer['error']}")
+                reason = " ".join(answer["error"].split())  # one line
+                raise ExtensionFailed(f"{module.name}: {reason}")
             output: str = answer["output"]
             return output
-        except BaseException:  # cancellation too: it is counted, and goes on
+        except (ExtensionFailed, ExtensionTimeout):
             self.failed_total += 1
             raise
         finally:
@@ -181,6 +182,8 @@ class Extensions:
     async def _take_turn(self) -> None:
         if self._closed:
             raise NotReady("the server is stopping")
+        if not self._count:
+            raise Unavailable("no extension runs here: [third_party] slots is 0")
         if self._busy < self._count:
             self._busy += 1
             return
@@ -220,6 +223,9 @@ class Extensions:
                 await child.start()
             except OSError as error:
                 raise Unavailable(f"no process can be started: {error.strerror}") from error
+            if self._closed:  # meanwhile
+                await child.end(at_once=True)
+                raise NotReady("the server is stopping")
             child.has_loaded(module)
         child.calls += 1
         self._working.add(child)
