@@ -58,7 +58,8 @@ def test_a_scheduler_that_dies_takes_nothing_with_it(site: Site, machines: Machi
     later = [site.launch(journal=str(site.journal)) for _ in range(5)]
     for number in long + waiting + later:
         job = site.ended(number)
-        assert (job["status"], job["attempts"], job["output"]) == ("ready", 1, number), job
+        assert (job["status"], job["output"]) == ("ready", number), job
+    # Each began once. A busy node gives orders back, which counts as an attempt that never began.
     assert len(site.lines()) == 2 * 37
 
 
