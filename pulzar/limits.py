@@ -181,7 +181,7 @@ SEARCH_LIMIT_MAX = 10_000
 # Backup.
 BACKUP_THREADS = 4  # files copied at a time
 BACKUP_BLOBS_AT_ONCE = 10_000  # names in one answer
-BACKUP_PART_BYTES_MAX = 256 * MIB  # of a file; a larger one has several parts
+BACKUP_PART_BYTES_MAX = 32 * MIB  # of a file; a larger one has several, copied side by side
 BACKUP_KEPT_MAX = 100_000  # snapshots, of the setting
 BACKUP_NICE = 5
 BACKUP_AGAIN_S = 600.0  # after one that failed

@@ -8,16 +8,18 @@ objects that nobody names; the next run writes those anew, `prune` removes them.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
 
 import google_crc32c
 import msgspec
 
 from pulzar.backup.keys import encode_keys, keys_of
-from pulzar.backup.messages import SegmentFile
+from pulzar.backup.messages import BlobFile, SegmentFile
 from pulzar.backup.snapshot import (
     MARK,
     SNAPSHOT_ID,
@@ -36,7 +38,6 @@ from pulzar.backup.snapshot import (
 )
 from pulzar.backup.source import Source, pieces
 from pulzar.backup.target import Target, read
-from pulzar.disk import Readable
 from pulzar.errors import BackupUnfit, BackupUnreachable
 from pulzar.limits import BACKUP_PART_BYTES_MAX, BACKUP_THREADS
 
@@ -122,7 +123,8 @@ def back_up(
         raise BackupUnfit(
             f"the last snapshot, {known[-1]}, is not older than now: wait, or set the clock"
         )
-    run = _Run(target, set(target.names(VOLUMES)), on_bytes)
+    there = set(target.names(VOLUMES))
+    run = _Run(target, there, on_bytes)
     volumes: list[SavedVolume] = []
     missing: list[Missing] = []
     with ThreadPoolExecutor(BACKUP_THREADS, thread_name_prefix="backup") as pool:
@@ -143,8 +145,16 @@ def back_up(
     content = msgspec.json.format(msgspec.json.encode(snapshot), indent=1)
     target.put(f"{SNAPSHOTS}/{snapshot_id}.json", [content])
     target.settle()
-    total = sum(file.bytes for volume in volumes for file in volume.files)
-    return Ran(snapshot, run.copied_bytes, total)
+    parts = {part for volume in volumes for file in volume.files for part in file.parts}
+    copied = sum(part.bytes for part in parts if part.object not in there)
+    return Ran(snapshot, copied, sum(part.bytes for part in parts))
+
+
+class _Copying(NamedTuple):
+    """A file with the parts that it has, and those that are being copied."""
+
+    saved: SavedFile
+    work: "list[Future[Part]]"
 
 
 class _Run:
@@ -157,7 +167,6 @@ class _Run:
         self._target = target
         self._there = there
         self._on_bytes = on_bytes
-        self.copied_bytes = 0
 
     def volume(self, source: Source, old: SavedVolume | None, taken: str) -> SavedVolume:
         """Back up one volume; `old` is what the last snapshot has of it."""
@@ -167,23 +176,16 @@ class _Run:
             for file in (old.files if old is not None else ())
             if all(part.object in self._there for part in file.parts)
         }
-        work: list[Future[SavedFile]] = []
-        for segment in files.segments:
-            before = known.get((segment.name, segment.salt))
-            work.append(self.pool.submit(self._segment, source, segment, before))
+        work = [
+            self._segment(source, segment, known.get((segment.name, segment.salt)))
+            for segment in files.segments
+        ]
         retired = set(files.retired_blobs)
-        saved = [one.result() for one in _finished(work)]
-        work = []
-        for blob in source.blobs():  # behind the segments: what they name is there
-            name = blob.name.rpartition("/")[2].removesuffix(".blob")
-            before = known.get((blob.name, ""))
-            if name in retired:
-                continue
-            if before is not None and before.bytes == blob.bytes:
-                saved.append(before)
-                continue
-            work.append(self.pool.submit(self._blob, source, blob.name, blob.bytes))
-        saved += [one.result() for one in _finished(work)]
+        work += [  # asked for behind the segments: what they name is there
+            self._blob(source, blob, known.get((blob.name, "")))
+            for blob in source.blobs()
+            if blob.name.rpartition("/")[2].removesuffix(".blob") not in retired
+        ]
         return SavedVolume(
             id=files.id,
             name=files.name,
@@ -191,74 +193,82 @@ class _Run:
             seq=files.seq,
             identity=files.identity,
             manifest=files.manifest,
-            files=saved,
+            files=_finished(work),
         )
 
-    def _segment(self, source: Source, segment: SegmentFile, old: SavedFile | None) -> SavedFile:
+    def _segment(self, source: Source, segment: SegmentFile, old: SavedFile | None) -> _Copying:
         """The parts of a segment that were backed up before, and what is new."""
-        parts = list(old.parts) if old is not None else []
-        start = sum(part.bytes for part in parts)
-        if start < segment.bytes:
-            file = source.open(segment.name, segment.bytes)
-            try:
-                keys = encode_keys(keys_of(file, start, sealed=segment.sealed))
-                name = partial(segment_object, source.files.id, segment.name, segment.salt)
-                parts += self._copy(file, start, segment.bytes, name, keys)
-            finally:
-                file.close()
-        return SavedFile(segment.name, parts, segment.salt, segment.sealed)
+        saved = SavedFile(
+            segment.name, list(old.parts) if old else [], segment.salt, segment.sealed
+        )
+        name = partial(segment_object, source.files.id, segment.name, segment.salt)
+        return self._copy(source, saved, segment.bytes, name)
 
-    def _blob(self, source: Source, name: str, size: int) -> SavedFile:
-        file = source.open(name, size)
-        try:
-            parts = self._copy(
-                file, 0, size, lambda _, end: _blob_part(source.files.id, name, size, end)
-            )
-        finally:
-            file.close()
-        return SavedFile(name, parts)
+    def _blob(self, source: Source, blob: BlobFile, old: SavedFile | None) -> _Copying:
+        if old is not None and old.bytes == blob.bytes:
+            return _Copying(old, [])
+        name = partial(_blob_part, source.files.id, blob.name, blob.bytes)
+        return self._copy(source, SavedFile(blob.name, []), blob.bytes, name)
 
     def _copy(
-        self,
-        file: Readable,
-        start: int,
-        end: int,
-        name: Callable[[int, int], str],
-        keys: bytes = b"",
-    ) -> list[Part]:
-        parts: list[Part] = []
-        while start < end or not parts:
-            part_end = min(start + BACKUP_PART_BYTES_MAX, end)
-            parts.append(self._part(file, start, part_end, name(start, part_end), keys))
-            start, keys = part_end, b""
-        return parts
+        self, source: Source, saved: SavedFile, size: int, name: Callable[[int, int], str]
+    ) -> _Copying:
+        """Begin to copy what is missing of a file, in parts; an empty file has one."""
+        start = saved.bytes
+        bounds = [*range(start, size, BACKUP_PART_BYTES_MAX), size]
+        if size == 0 and not saved.parts:
+            bounds = [0, 0]
+        work = [
+            self.pool.submit(
+                self._part, source, saved, size, (at, end), name(at, end), is_first=at == start
+            )
+            for at, end in pairwise(bounds)
+        ]
+        return _Copying(saved, work)
 
-    def _part(self, file: Readable, start: int, end: int, name: str, keys: bytes) -> Part:
-        """Write a part, and its keys; read both back. Raises BackupUnreachable."""
-        crc = 0
+    def _part(
+        self,
+        source: Source,
+        saved: SavedFile,
+        size: int,
+        bounds: tuple[int, int],
+        name: str,
+        *,
+        is_first: bool,
+    ) -> Part:
+        """Write a part, and read it back; with the first new one of a segment the keys of all that
+        is new. Raises BackupUnreachable."""
+        start, end = bounds
+        file = source.open(saved.name, size)
+        try:
+            crc = self._write(name, pieces(file, start, end))
+            if not saved.salt or not is_first:
+                return Part(name, start, end - start, crc)
+            keys = encode_keys(keys_of(file, start, sealed=saved.sealed))
+        finally:
+            file.close()
+        keys_name = f"{name}.keys"
+        keys_crc = self._write(keys_name, [keys])
+        return Part(name, start, end - start, crc, keys_name, len(keys), keys_crc)
+
+    def _write(self, name: str, content: Iterable[bytes]) -> int:
+        """Write an object, and read it back; its CRC32C. Raises BackupUnreachable."""
+        crc = size = 0
 
         def counted() -> Iterator[bytes]:
-            nonlocal crc
-            for piece in pieces(file, start, end):
+            nonlocal crc, size
+            for piece in content:
                 crc = _crc32c(crc, piece)
+                size += len(piece)
                 self._on_bytes(len(piece))
                 yield piece
 
         self._target.put(name, counted())
-        self._read_back(name, end - start, crc)
-        self.copied_bytes += end - start
-        if not keys:
-            return Part(name, start, end - start, crc)
-        keys_name, keys_crc = f"{name}.keys", _crc32c(0, keys)
-        self._target.put(keys_name, [keys])
-        self._read_back(keys_name, len(keys), keys_crc)
-        return Part(name, start, end - start, crc, keys_name, len(keys), keys_crc)
-
-    def _read_back(self, name: str, size: int, crc: int) -> None:
         if check(self._target, name, size, crc) is not None:
             raise BackupUnreachable(
                 f"{self._target.where} does not give back what was written to {name}"
             )
+        return crc
 
 
 def check(target: Target, name: str, size: int, crc: int) -> str | None:
@@ -275,18 +285,22 @@ def check(target: Target, name: str, size: int, crc: int) -> str | None:
     return None if found == crc else "its bytes are not those that were written"
 
 
-def _blob_part(volume: str, name: str, size: int, end: int) -> str:
+def _blob_part(volume: str, name: str, size: int, start: int, _end: int) -> str:
     stem = blob_object(volume, name, size)
-    return stem if size <= BACKUP_PART_BYTES_MAX else f"{stem}.{end}"
+    return stem if size <= BACKUP_PART_BYTES_MAX else f"{stem}.{start}"
 
 
-def _finished(work: Sequence["Future[SavedFile]"]) -> Sequence["Future[SavedFile]"]:
-    """The same, when all are done; where one fails, those that have not begun do not."""
+def _finished(work: Sequence[_Copying]) -> list[SavedFile]:
+    """All files, when they are there; where one fails, what has not begun does not."""
     try:
-        for one in work:
-            one.result()
+        return [
+            msgspec.structs.replace(
+                one.saved, parts=[*one.saved.parts, *(part.result() for part in one.work)]
+            )
+            for one in work
+        ]
     except BaseException:  # whatever it is: the run ends
         for one in work:
-            one.cancel()
+            for part in one.work:
+                part.cancel()
         raise
-    return work
