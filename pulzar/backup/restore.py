@@ -12,7 +12,7 @@ wrote after the snapshot may have used the next ones.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import google_crc32c
@@ -33,6 +33,7 @@ from pulzar.varidb.record import Record, Type, make_version
 from pulzar.varidb.serving import StoreOptions, open_volume
 
 MARK = "restore.json"
+MASTER = "master"  # the directory of the master
 _crc32c = google_crc32c.extend
 _NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
 
@@ -40,12 +41,12 @@ OnBytes = Callable[[int], None]
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restore did: the directories by name of the node, objects that were damaged or missing
+    """What a restore did: volumes and their directories, objects that were damaged or missing
     (what they hold is as damaged in the volume), volumes that are missing, and what that means."""
 
     snapshot: str
     alone: bool
-    directories: dict[str, str]
+    directories: list[tuple[str, str]]
     damaged: list[str]
     missing: list[str]
     not_restored: list[Known]
@@ -84,11 +85,22 @@ def plan(target: Target, directory: str, *, snapshot_id: str, only: str, disk: D
         names = ", ".join(one.name for one in snapshot.volumes) or "none"
         raise BackupUnfit(f"snapshot {snapshot.id} has no volume {only}; it has {names}")
     direct = bool(only) or snapshot.alone
-    places = {one.id: directory if direct else f"{directory}/{one.name}" for one in chosen}
+    if direct and len(chosen) > 1:
+        ids_of = ", ".join(one.id for one in chosen)
+        raise BackupUnfit(f"there are {len(chosen)} volumes {only}: name one by its id ({ids_of})")
+    places = {
+        one.id: directory if direct else f"{directory}/{place_name(one, chosen)}" for one in chosen
+    }
     mark = _Mark(target.where, snapshot.id, sorted(places))
     _require_empty(disk, directory, mark)
     total = sum(file.bytes for one in chosen for file in one.files)
     return Plan(snapshot=snapshot, directory=directory, volumes=places, bytes=total)
+
+
+def place_name(volume: SavedVolume, others: Sequence[SavedVolume]) -> str:
+    """The directory of a volume among those of others: its name, where no other has that."""
+    taken = [MASTER, *(one.name for one in others if one.id != volume.id)]
+    return f"{volume.name}-{volume.id[:8]}" if volume.name in taken else volume.name
 
 
 def _require_empty(disk: Disk, directory: str, mark: _Mark) -> None:
@@ -144,14 +156,14 @@ def _restore(target: Target, what: Plan, disk: Disk, clock: Clock, on_bytes: OnB
         _begin_epoch(what.volumes[volume.id], disk, clock)
         keep_key(disk, what.volumes[volume.id], snapshot.key)
     if set(what.volumes.values()) != {what.directory}:
-        disk.make_directory(f"{what.directory}/master")
-        keep_key(disk, f"{what.directory}/master", snapshot.key)
+        disk.make_directory(f"{what.directory}/{MASTER}")
+        keep_key(disk, f"{what.directory}/{MASTER}", snapshot.key)
     disk.unlink(f"{what.directory}/{MARK}")
     disk.sync_directory(what.directory)
     return Restored(
         snapshot=snapshot.id,
         alone=snapshot.alone,
-        directories={one.name: what.volumes[one.id] for one in restored},
+        directories=[(one.name, what.volumes[one.id]) for one in restored],
         damaged=damaged,
         missing=missing,
         not_restored=gone,

@@ -113,9 +113,9 @@ def _say(done: Restored, directory: str) -> None:
     if done.alone:
         note(f"  pulzar up --data {directory}")
         return
-    if done.directories != dict.fromkeys(done.directories, directory):
+    if any(place != directory for _, place in done.directories):
         note(f"  pulzar master --data {directory}/master")
-    for name, place in done.directories.items():
+    for name, place in done.directories:
         note(f"  pulzar volume --name {name} --data {place} --master URL")
     for name in done.missing:
         note(f"  pulzar cluster remove {name} --lost    (when the others are there)")

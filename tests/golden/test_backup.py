@@ -5,6 +5,7 @@ import pytest
 
 from pulzar.backup.keys import decode_keys, encode_keys, not_restored
 from pulzar.backup.messages import BlobFile, BlobPage, SegmentFile, VolumeFiles
+from pulzar.backup.restore import place_name
 from pulzar.backup.snapshot import (
     Mark,
     Missing,
@@ -144,6 +145,15 @@ def test_what_a_restore_without_a_volume_does_not_bring_back(
 ) -> None:
     found = [(one.version, one.gone) for one in not_restored([restored], [missing])]
     assert found == expected
+
+
+def test_directories_of_a_restore_have_different_names() -> None:
+    def volume(name: str, id_: str) -> SavedVolume:
+        return msgspec.structs.replace(SNAPSHOT.volumes[0], name=name, id=id_ * 32)
+
+    volumes = [volume("a", "1"), volume("b", "2"), volume("b", "3"), volume("master", "4")]
+    names = [place_name(one, volumes) for one in volumes]
+    assert names == ["a", "b-22222222", "b-33333333", "master-44444444"]
 
 
 def test_the_last_snapshots_stay() -> None:
