@@ -115,7 +115,7 @@ def test_a_restore_without_one_volume_says_which_keys_are_gone(
 ) -> None:
     machines = make_machines(volumes=3, replicas=1)
     backups = Backups(machines, tmp_path)
-    known = fill(machines, 300)
+    known = fill(machines, 1500)  # new keys go to one volume for 128 of them
     ran = backups.run()
     missing = next(one for one in ran.snapshot.volumes if one.name == "v1")
     machines.kill()
