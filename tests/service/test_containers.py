@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
+import yaml  # type: ignore[import-untyped]  # dask brings it
 
 from pulzar.clock import SystemClock
 from tests.docs.fences import ROOT
@@ -83,6 +84,46 @@ def test_a_master_and_a_volume_in_containers(
     for name in running:
         subprocess.run(["podman", "stop", "--time", "20", name], check=True, capture_output=True)
     assert (tmp_path / "volume" / "volume" / "volume.json").exists()
+
+
+def test_the_services_of_the_compose_file(
+    images: list[str], running: list[str], tmp_path: Path
+) -> None:
+    """Started by podman, on the network of this machine, so with ports of their own."""
+    services = yaml.safe_load((ROOT / "dockers" / "compose.yaml").read_text())["services"]
+    assert {service["image"] for service in services.values()} == set(images)
+    for number, (name, service) in enumerate(services.items()):
+        (tmp_path / name).mkdir()
+        os.chmod(tmp_path / name, 0o777)
+        options = ["-v", f"{tmp_path}/{name}:/data"]
+        options += [f"--env={key}={value}" for key, value in service.get("environment", {}).items()]
+        if name == "master":
+            start(running, service["image"], *options)
+            wait(200, "healthz")
+            continue
+        options += ["-v", f"{tmp_path}/master:/key:ro"]
+        here = [
+            word.replace("master:9000", "127.0.0.1:9000").replace(
+                f"{name}:9001", f"127.0.0.1:{9000 + number}"
+            )
+            for word in service["command"]
+        ]
+        start(running, service["image"], *options, arguments=(*here, "--port", str(9000 + number)))
+    wait(200, "readyz")
+    url = "http://127.0.0.1:9000"
+    until_online = set(services) - {"master"}
+    clock = SystemClock()
+    end_s = clock.monotonic_s() + DEADLINE_S
+    while True:
+        network = urllib3.request("GET", f"{url}/admin/network").json()
+        if {node["node"] for node in network if node["synch"]} == until_online:
+            break
+        assert clock.monotonic_s() < end_s, network
+        threading.Event().wait(0.1)
+    answer = urllib3.request("PUT", f"{url}/add_key/k", body=b"v")
+    assert answer.headers["Pulzar-Copies"] == "2/2"
+    for name in running:
+        subprocess.run(["podman", "stop", "--time", "20", name], check=True, capture_output=True)
 
 
 def wait(status: int, path: str) -> None:
