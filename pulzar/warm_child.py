@@ -47,6 +47,7 @@ class WarmChild:
         self._log = -1
         self._answers = asyncio.StreamReader(limit=_ANSWER_BYTES)
         self._transport: asyncio.BaseTransport | None = None
+        self._writing: asyncio.Future[None] | None = None  # in a thread; it uses the pipe
 
     async def start(self) -> None:
         """Start it. Raises OSError."""
@@ -112,7 +113,9 @@ class WarmChild:
             if len(content) <= select.PIPE_BUF:
                 os.write(self._requests, content)
             else:  # what a pipe does not hold waits until the child reads
-                await asyncio.to_thread(_write_all, self._requests, content)
+                writing = asyncio.to_thread(_write_all, self._requests, content)
+                self._writing = asyncio.ensure_future(writing)
+                await asyncio.shield(self._writing)
 
     async def answer(self) -> Frame | None:
         """Its next frame; None where it has ended."""
@@ -171,6 +174,9 @@ class WarmChild:
         self.read_log()
         asyncio.get_running_loop().remove_reader(self._log)
         os.close(self._log)
+        if self._writing is not None:  # nobody reads any more: it ends at once
+            await asyncio.wait([self._writing])
+            self._writing.exception()
         os.close(self._requests)
         if self._transport is not None:
             self._transport.close()

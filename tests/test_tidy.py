@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 # each other, except inside the packages of the last lines, where only cycles are forbidden.
 LAYERS = """
     errors limits
-    clock disk parent setting_kinds setting
+    clock disk parent setting_kinds setting threads
     settings_of_store settings_of_work pipes script
     settings
     config warm_child

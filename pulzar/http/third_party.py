@@ -4,12 +4,12 @@ What stands behind the name is cut at each `/`, and each piece is decoded: `a%2F
 The query is handed on as it is. A body is kept in a file, which is there as long as the call.
 """
 
-import asyncio
 import contextlib
 import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,6 +24,7 @@ from pulzar.http.patience import Patience
 from pulzar.http.query import decode_piece, query_lists
 from pulzar.http.sending import send_whole
 from pulzar.limits import BODY_SMALL_BYTES, EXTENSION_BODY_BYTES_MAX
+from pulzar.threads import to_its_end
 
 PATH = b"/third_party/"
 PATHS: Paths = {"/third_party/{app_id}/{args}": (("GET", "PUT", "POST"), "third_party")}
@@ -69,10 +70,11 @@ class ThirdParty:
             return
         path = os.path.join(self._extensions.work, secrets.token_hex(16))
         try:
-            await self._keep(scope, receive, path)
+            try:
+                await self._keep(scope, receive, path)
+            except OSError as error:
+                raise OutOfSpace(f"the body cannot be kept: {error.strerror}") from error
             yield path
-        except OSError as error:
-            raise OutOfSpace(f"the body cannot be kept: {error.strerror}") from error
         finally:
             with contextlib.suppress(OSError):
                 self._disk.unlink(path)
@@ -90,7 +92,7 @@ class ThirdParty:
                 if len(piece) <= BODY_SMALL_BYTES:
                     file.write([piece], offset=at)
                 else:
-                    await asyncio.to_thread(file.write, [piece], offset=at)
+                    await to_its_end(partial(file.write, [piece], offset=at))
                 at += len(piece)
         finally:
             file.close()

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -25,6 +26,7 @@ import msgspec
 from pulzar.disk import Disk, File
 from pulzar.errors import OutOfSpace, PulzarError
 from pulzar.limits import CATALOG_ROWS, NAMES_NEW_BYTES_MIN
+from pulzar.threads import to_its_end
 from pulzar.varidb.feed import Event, Feed
 
 _log = logging.getLogger(__name__)
@@ -168,7 +170,7 @@ class Names:
             made.append(b"\n")
             after = b""
             while keys := self._source.keys_behind(after, CATALOG_ROWS):
-                await asyncio.to_thread(made.append, b"\n".join(keys) + b"\n")
+                await to_its_end(partial(made.append, b"\n".join(keys) + b"\n"))
                 after = keys[-1]
         except BaseException:  # cancellation too: nothing may be left
             made.file.close()

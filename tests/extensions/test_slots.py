@@ -182,6 +182,19 @@ def test_a_child_that_leaves_a_process_is_replaced(tmp_path: Path) -> None:
     live(tmp_path, test)
 
 
+def test_a_child_that_does_not_read_its_call_is_ended(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.module("def execute(arguments): return len(arguments[0])")
+        assert await bench.call("x" * 1_000_000) == "1000000"
+        (child,) = ours()
+        child.suspend()
+        with pytest.raises(ExtensionTimeout):
+            await bench.call("x" * 1_000_000)  # more than a pipe holds: a thread writes it
+        assert await bench.call("x" * 1_000_000) == "1000000"
+
+    live(tmp_path, test)
+
+
 def test_memory_is_bounded(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.module("def execute(arguments): return len(bytearray(2 << 30))")
