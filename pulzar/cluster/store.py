@@ -150,7 +150,8 @@ class ClusterStore:
         """A member's state may have changed: see whether data can be served, and be repaired."""
         self._serving = self.replicator.serving = self._reason() is None
         if self._serving:
-            self._catalog.start_feed(make_version(self.writer.epoch, 0))
+            with contextlib.suppress(PulzarError):  # then nobody can watch yet
+                self._catalog.start_feed(make_version(self.writer.epoch, 0))
             self._ready.set()
         self.repair.wake(serving=self._serving)
 
