@@ -108,7 +108,6 @@ ENVIRONMENT_READERS = (
     "pulzar.script",
     "pulzar.jobs.child",
     "pulzar.extensions.child",
-    "pulzar.backup.auto",
     TESTING,
     "tests",
     "bench",

@@ -7,7 +7,6 @@ The work is done by a process of its own (worker.py), which ends with this one.
 import asyncio
 import contextlib
 import logging
-import os
 import sys
 
 import msgspec
@@ -86,7 +85,6 @@ class AutoBackup:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,
-                env=dict(os.environ),
             )
             said, _ = await self._process.communicate(msgspec.json.encode(self._site) + b"\n")
             return msgspec.json.decode(said.splitlines()[-1], type=Outcome)

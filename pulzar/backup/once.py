@@ -8,15 +8,14 @@ from typing import Any
 import msgspec
 
 from pulzar.backup.run import Asked, Ran, back_up, snapshot_ids
-from pulzar.backup.source import LocalSource, Network, open_source
+from pulzar.backup.source import LocalSource, Network, open_source, read_files
 from pulzar.backup.stock import prune
 from pulzar.backup.target import DirectoryTarget, Target
+from pulzar.client.save import OnBytes
 from pulzar.client.sync import Client
 from pulzar.cluster.identity import cluster_id
 from pulzar.disk import Disk
-from pulzar.errors import BackupUnfit, PulzarError
-
-OnBytes = Callable[[int], None]
+from pulzar.errors import BackupUnfit, LinkBroken, PulzarError
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +61,7 @@ def back_up_site(
             asked,
             key=site.key,
             cluster=cluster_id(site.key),
-            alone=len(nodes) == 1 and nodes[0]["url"] == site.url,
+            alone=len(nodes) == 1 and _is_volume(network, site.url, nodes[0]["id"]),
             now=now,
             on_bytes=on_bytes,
         )
@@ -91,8 +90,16 @@ def _asked(network: Network, node: dict[str, Any], disk: Disk) -> Asked:
         return Asked(node["id"], node["node"], None, str(error))
 
 
+def _is_volume(network: Network, url: str, volume: str) -> bool:
+    """Whether what answers as the master is that volume itself: one machine, `pulzar up`."""
+    try:
+        return read_files(network, url).id == volume
+    except LinkBroken:
+        return False
+
+
 def _require_outside(target: str, data: str) -> None:
-    """Raise BackupUnfit for a target inside of what is backed up, or around it."""
+    """Raise BackupUnfit for a target inside of what is backed up."""
     where, data = os.path.realpath(target), os.path.realpath(data)
     if where == data or where.startswith(data + os.sep):
         raise BackupUnfit(f"{target} is inside the data directory {data}: use another disk")

@@ -10,9 +10,9 @@ proves that it can be, and is given an epoch far behind those that it knows: wha
 wrote after the snapshot may have used the next ones.
 """
 
-import contextlib
+import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import google_crc32c
@@ -22,6 +22,7 @@ from pulzar.backup.keys import Key, Known, decode_keys, not_restored
 from pulzar.backup.run import load, require_backup, snapshot_ids
 from pulzar.backup.snapshot import Part, SavedFile, SavedVolume, Snapshot
 from pulzar.backup.target import Target, read
+from pulzar.client.save import OnBytes
 from pulzar.clock import Clock
 from pulzar.cluster.identity import keep_key
 from pulzar.disk import Disk, File, read_file, replace_file, sync_ancestors
@@ -33,11 +34,9 @@ from pulzar.varidb.record import Record, Type, make_version
 from pulzar.varidb.serving import StoreOptions, open_volume
 
 MARK = "restore.json"
+_TOLD = "what is in it is told when it is read"
 MASTER = "master"  # the directory of the master
 _crc32c = google_crc32c.extend
-_NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
-
-OnBytes = Callable[[int], None]
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +120,7 @@ def restore(target: Target, what: Plan, *, disk: Disk, clock: Clock, on_bytes: O
     try:
         return _restore(target, what, disk, clock, on_bytes)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfSpace(
                 f"the disk of {what.directory} is full: make room, and run the same command again"
             ) from error
@@ -147,11 +146,12 @@ def _restore(target: Target, what: Plan, disk: Disk, clock: Clock, on_bytes: OnB
         place = what.volumes[volume.id]
         damaged += _files(target, volume, f"{place}/volume", disk, on_bytes)
     restored = [one for one in snapshot.volumes if one.id in what.volumes and one not in lost]
-    gone = (
-        not_restored((_keys(target, one) for one in restored), (_keys(target, one) for one in lost))
-        if lost
-        else []
-    )
+    gone: list[Known] = []
+    if lost:
+        gone = not_restored(
+            (_keys(target, one, damaged) for one in restored),
+            (_keys(target, one, damaged) for one in lost),
+        )
     for volume in restored:
         _begin_epoch(what.volumes[volume.id], disk, clock)
         keep_key(disk, what.volumes[volume.id], snapshot.key)
@@ -192,7 +192,8 @@ def _files(
 
     with ThreadPoolExecutor(BACKUP_THREADS) as pool:
         damaged = [name for names in pool.map(written, volume.files) for name in names]
-    for parent in sorted({os.path.dirname(f"{directory}/{file.name}") for file in volume.files}):
+    parents = {os.path.dirname(f"{directory}/{file.name}") for file in volume.files}
+    for parent in sorted({*parents, f"{directory}/blobs"}):  # which names directories of blobs
         disk.sync_directory(parent)
     replace_file(disk, f"{directory}/{MANIFEST_NAME}", volume.manifest)
     sync_ancestors(disk, directory)
@@ -224,10 +225,10 @@ def _file(target: Target, file: SavedFile, path: str, disk: Disk, on_bytes: OnBy
                     at += len(piece)
                     on_bytes(len(piece))
             except FileNotFoundError:
-                damaged.append(f"{part.object}: it is missing")
+                damaged.append(f"{part.object}: it is missing; {_TOLD}")
                 continue
             if at != part.start + part.bytes or crc != part.crc32c:
-                damaged.append(f"{part.object}: its bytes are not those that were written")
+                damaged.append(f"{part.object}: its bytes are not those that were written; {_TOLD}")
         made.sync()
     finally:
         made.close()
@@ -248,13 +249,16 @@ def _is_whole(file: File, saved: SavedFile) -> bool:
     return True
 
 
-def _keys(target: Target, volume: SavedVolume) -> Iterator[Key]:
-    """The keys of all records of a volume."""
+def _keys(target: Target, volume: SavedVolume, damaged: list[str]) -> Iterator[Key]:
+    """The keys of all records of a volume; files of keys that cannot be read go to `damaged`, for
+    what they say is not known then."""
     for file in volume.files:
         for part in file.parts:
             if part.keys:
-                with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+                try:
                     yield from decode_keys(read(target, part.keys))
+                except (FileNotFoundError, msgspec.DecodeError):
+                    damaged.append(f"{part.keys}: which keys are in {part.object} is not known")
 
 
 def _begin_epoch(directory: str, disk: Disk, clock: Clock) -> None:

@@ -7,7 +7,6 @@ So a run that is killed at any moment leaves the snapshots that were there as th
 objects that nobody names; the next run writes those anew, `prune` removes them.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -38,14 +37,11 @@ from pulzar.backup.snapshot import (
 )
 from pulzar.backup.source import Source, pieces
 from pulzar.backup.target import Target, read
+from pulzar.client.save import OnBytes
 from pulzar.errors import BackupUnfit, BackupUnreachable
 from pulzar.limits import BACKUP_PART_BYTES_MAX, BACKUP_THREADS
 
-_log = logging.getLogger(__name__)
-
 _crc32c = google_crc32c.extend
-
-OnBytes = Callable[[int], None]
 
 
 class Asked(msgspec.Struct, frozen=True):

@@ -41,8 +41,11 @@ class LocalFile:
         self._size = size
 
     def read(self, length: int, *, offset: int) -> bytes:
-        """See `Readable`."""
-        return self._file.read(min(length, self._size - offset), offset=offset)
+        """See `Readable`. Raises LinkBroken."""
+        try:
+            return self._file.read(min(length, self._size - offset), offset=offset)
+        except OSError as error:
+            raise _unreadable("a file", error) from error
 
     def size(self) -> int:
         """See `Readable`."""
@@ -61,8 +64,11 @@ class LocalSource:
         self._disk = disk
 
     def open(self, name: str, size: int) -> Readable:
-        """See `Source`."""
-        return LocalFile(self._disk.open(f"{self.files.directory}/{name}"), size)
+        """See `Source`. Raises LinkBroken."""
+        try:
+            return LocalFile(self._disk.open(f"{self.files.directory}/{name}"), size)
+        except OSError as error:
+            raise _unreadable(name, error) from error
 
     def blobs(self) -> Iterator[BlobFile]:
         """See `Source`."""
@@ -148,15 +154,24 @@ class RemoteSource:
                 return
 
 
-def open_source(network: Network, url: str, disk: Disk) -> Source:
-    """The volume at `url`. Raises LinkBroken."""
+def read_files(network: Network, url: str) -> VolumeFiles:
+    """What is durable now of the volume at `url`. Raises LinkBroken."""
     try:
-        files = msgspec.json.decode(network.ask(url, "files"), type=VolumeFiles)
+        return msgspec.json.decode(network.ask(url, "files"), type=VolumeFiles)
     except msgspec.DecodeError as error:
         raise LinkBroken(f"{url} is no volume of this version of Pulzar: {error}") from None
+
+
+def open_source(network: Network, url: str, disk: Disk) -> Source:
+    """The volume at `url`. Raises LinkBroken."""
+    files = read_files(network, url)
     if _is_here(disk, files):
         return LocalSource(files, disk)
     return RemoteSource(network, url, files)
+
+
+def _unreadable(name: str, error: OSError) -> LinkBroken:
+    return LinkBroken(f"{name} of the volume cannot be read: {error.strerror}")
 
 
 def _is_here(disk: Disk, files: VolumeFiles) -> bool:

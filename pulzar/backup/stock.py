@@ -88,7 +88,7 @@ def prune(target: Target, keep: int) -> Pruned:
     going = to_prune(ids, keep)
     for one in going:
         target.delete(f"{SNAPSHOTS}/{one}.json")
-    target.settle()
+    target.settle()  # else a power cut could bring one back whose objects are gone
     needed = {name for name, _, _ in objects(load(target, one) for one in ids if one not in going)}
     orphans = [name for name in target.names(VOLUMES) if name not in needed]
     for name in orphans:

@@ -9,6 +9,7 @@ has no SFTP.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -20,13 +21,12 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
-from pulzar.errors import BackupUnfit, BackupUnreachable, OutOfSpace
+from pulzar.errors import BackupUnfit, BackupUnreachable, OutOfSpace, PulzarError
 from pulzar.limits import MIB
 
 _NEW = ".new"
 _LOCK = "LOCK"
 _PACKAGES = {"s3": "s3fs", "sftp": "paramiko", "ssh": "paramiko", "gs": "gcsfs", "abfs": "adlfs"}
-_NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
 
 
 class Target(Protocol):
@@ -90,7 +90,8 @@ class DirectoryTarget:
     def __init__(self, where: str) -> None:
         self.where = where
         self._lock: int | None = None
-        self._unsettled: set[str] = set()
+        self._unsettled: set[str] = set()  # files that were written,
+        self._changed: set[str] = set()  # and directories in which something has a name, or none
 
     def __enter__(self) -> Self:
         """Take the lock, if the directory is there. Raises BackupUnreachable."""
@@ -133,6 +134,7 @@ class DirectoryTarget:
                     os.unlink(new)
                 raise
         self._unsettled.add(path)
+        self._changed.add(os.path.dirname(path))
 
     def get(self, name: str) -> Iterator[bytes]:
         """See `Target`."""
@@ -153,6 +155,7 @@ class DirectoryTarget:
         path = os.path.join(self.where, name)
         with self._errors(), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+        self._changed.add(os.path.dirname(path))
         with contextlib.suppress(OSError):  # directories that are not empty stay
             os.removedirs(os.path.dirname(path))
 
@@ -165,19 +168,22 @@ class DirectoryTarget:
                 return True
 
     def settle(self) -> None:
-        """See `Target`: files, then the directories that name them."""
+        """See `Target`: files, then the directories that name them, up to the one around the
+        target."""
         unsettled, self._unsettled = self._unsettled, set()
+        changed, self._changed = self._changed, set()
         with self._errors(may_be_missing=False):
             for path in unsettled:
                 _sync(path)
-            directories: set[str] = set()
-            for path in unsettled:
-                directory = os.path.dirname(path)
-                while directory not in directories and directory.startswith(self.where):
+            directories = {os.path.dirname(self.where)}
+            while changed:
+                directory = changed.pop()
+                if directory not in directories:
                     directories.add(directory)
-                    directory = os.path.dirname(directory)
+                    changed.add(os.path.dirname(directory))
             for directory in directories:
-                _sync(directory)
+                with contextlib.suppress(FileNotFoundError):  # it was empty, and removed
+                    _sync(directory)
 
     @contextlib.contextmanager
     def _errors(self, *, may_be_missing: bool = True) -> Iterator[None]:
@@ -186,7 +192,7 @@ class DirectoryTarget:
         except OSError as error:
             if may_be_missing and isinstance(error, FileNotFoundError):
                 raise
-            if error.errno in _NO_ROOM:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OutOfSpace(f"{self.where} is full: make room, or prune it") from error
             raise BackupUnreachable(
                 f"{self.where} cannot be used: {error.strerror or error}"
@@ -294,7 +300,7 @@ class RemoteTarget:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, BackupUnreachable, GeneratorExit):
+        except (FileNotFoundError, PulzarError):
             raise
         except Exception as error:  # each service has errors of its own
             raise BackupUnreachable(f"{self.where} cannot be used: {error}") from error

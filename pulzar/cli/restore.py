@@ -104,7 +104,7 @@ def _say(done: Restored, directory: str) -> None:
         what = "gone" if one.gone else "deleted, and is back"
         print_line(f"{what}: {one.key.decode()} (version {one.version:016x})")
     for damaged in done.damaged:
-        note(f"damaged in the backup: {damaged}; what is in it is told when it is read")
+        note(f"damaged in the backup: {damaged}")
     for name in done.missing:
         note(f"volume {name} is not in the backup, or not whole")
     if done.not_restored:

@@ -165,3 +165,25 @@ def test_what_was_deleted_by_mistake_is_copied_back(world: World) -> None:
     assert done.returncode == 0, done.stderr
     with Client(world.server.url) as client:
         assert content(client) == {**known, "other/1": b"changed since"}
+
+
+def test_one_machine_is_known_by_whatever_name_it_is_called(world: World) -> None:
+    world.put("k", b"v")
+    key = str(world.data / "cluster.key")
+    url = world.server.url.replace("127.0.0.1", "localhost")
+    done = pulzar("backup", "run", world.target, "--master", url, "--key-file", key)
+    assert done.returncode == 0, done.stderr
+    done = world.restore()
+    assert "pulzar up --data" in done.stderr
+    world.check_restored(world.known)
+
+
+def test_a_restore_says_what_it_cannot_know(world: World) -> None:
+    world.fill(10)
+    world.back_up()
+    (part,) = (Path(world.target) / "volumes").glob("*/segments/*/*[0-9]")
+    os.unlink(part)
+    os.unlink(f"{part}.keys")
+    done = world.restore()
+    assert done.returncode == 1
+    assert f"which keys are in {part.relative_to(world.target)} is not known" in done.stderr
