@@ -83,6 +83,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     origins: Mapping[str, str]
 
 
+def url_of(host: str, port: int) -> str:
+    """The URL of a server at a name or an address."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def load(
     disk: Disk,
     *,

@@ -38,7 +38,7 @@ from pulzar.cluster.opening import open_cluster
 from pulzar.cluster.remote import MasterLink, Network
 from pulzar.cluster.served import ServedVolume
 from pulzar.cluster.store import ClusterOptions, ClusterStore
-from pulzar.config import Config
+from pulzar.config import Config, url_of
 from pulzar.disk import Disk
 from pulzar.errors import NotAVolume, OpenError, VolumeReadOnly
 from pulzar.extensions.slots import Extensions, sweep
@@ -145,7 +145,7 @@ async def run(config: Config, *, disk: Disk, clock: Clock, on_ready: OnReady) ->
     leaving = asyncio.create_task(leave_at(stop, front.leave, front.feed.close, jobs.leave))
 
     if not local.alone:
-        front.url = config.advertise or _url(config.host, config.port)
+        front.url = config.advertise or url_of(config.host, config.port)
         await front.become_cluster()
     jobs.start()
     app = build_front_app(
@@ -264,7 +264,7 @@ async def run_volume(config: Config, *, disk: Disk, clock: Clock, on_ready: OnRe
     options = store_options(config)
     volume = open_volume(directory, disk=disk, clock=clock, options=options)
     network = Network(key)
-    master = MasterLink(network, config.master_url or _url(config.host, config.port))
+    master = MasterLink(network, config.master_url or url_of(config.host, config.port))
     serving = ServingVolume(
         directory, volume, disk=disk, clock=clock, options=options, token=os.urandom
     )
@@ -438,7 +438,3 @@ def check_data_directory(disk: Disk, directory: str) -> None:
         raise NotAVolume(f"{directory} is a volume itself; name the directory that holds it")
     if names - OUR_NAMES and "volume" not in names:
         raise NotAVolume(f"{directory} holds other files and no volume; use an empty directory")
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

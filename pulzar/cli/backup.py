@@ -1,10 +1,8 @@
 """`pulzar backup`: make, list, verify and prune backups of a cluster."""
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from importlib import import_module
 
 import click
 import msgspec
@@ -15,16 +13,11 @@ from pulzar.backup.stock import listed, prune, verify, verify_bytes
 from pulzar.backup.target import Target, open_target
 from pulzar.cli.exit import NO, Answer
 from pulzar.cli.options import MASTER_DEFAULT, app_option, config_option, json_option
-from pulzar.cli.output import (
-    note,
-    print_json,
-    print_line,
-    print_table,
-    size_text,
-    stderr_is_terminal,
-)
+from pulzar.cli.output import note, print_json, print_line, print_table, size_text
+from pulzar.cli.transfer import nothing, progress
+from pulzar.client.save import OnBytes
 from pulzar.cluster.identity import KEY_NAME, read_key
-from pulzar.config import Config, load
+from pulzar.config import Config, load, url_of
 from pulzar.disk import SystemDisk
 from pulzar.errors import InvalidSetting
 
@@ -169,10 +162,7 @@ def _opened(target: str, app: str | None, config: str | None) -> Target:
 
 
 def _master_of(settings: Config) -> str:
-    if not settings.port:
-        return MASTER_DEFAULT
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
+    return url_of(settings.host, settings.port) if settings.port else MASTER_DEFAULT
 
 
 def _key_file(settings: Config) -> str:
@@ -197,14 +187,9 @@ class _Bar:
     def __init__(self, stack: ExitStack, title: str) -> None:
         self._stack = stack
         self._title = title
-        self.advance: Callable[[int], None] = _nothing
+        self.advance: OnBytes = nothing
 
     def begin(self, total_bytes: int) -> None:
         """Draw it."""
-        if stderr_is_terminal():
-            bar = import_module("pulzar.cli.bar").bar
-            self.advance = self._stack.enter_context(bar(self._title, total_bytes))
-
-
-def _nothing(_count: int) -> None:
-    return
+        bar = progress(self._title, lambda: total_bytes)
+        self.advance = self._stack.enter_context(bar) or nothing

@@ -15,6 +15,7 @@ from pulzar.backup.target import open_target
 from pulzar.cli.exit import NO, Answer
 from pulzar.cli.options import app_option, config_option, json_option, master_option
 from pulzar.cli.output import note, print_json, print_line, print_table, stderr_is_terminal
+from pulzar.cli.transfer import nothing, progress
 from pulzar.client.sync import Client
 from pulzar.clock import SystemClock
 from pulzar.config import Config, load
@@ -81,10 +82,7 @@ def _from_backup(settings: Config, source: str, *, snapshot: str, only: str, as_
     place = place_of(settings, source)
     with open_target(place.url, place.options) as target, contextlib.ExitStack() as stack:
         what = plan(target, directory, snapshot_id=snapshot, only=only, disk=disk)
-        advance: Callable[[int], None] = _nothing
-        if stderr_is_terminal():
-            bar = import_module("pulzar.cli.bar").bar
-            advance = stack.enter_context(bar("restore", what.bytes))
+        advance = stack.enter_context(progress("restore", lambda: what.bytes)) or nothing
         done = restore(target, what, disk=disk, clock=SystemClock(), on_bytes=advance)
     if as_json:
         known = [
@@ -126,7 +124,7 @@ def _from_volumes(volume_url: str, wait_s: float, master: str, *, as_json: bool)
         progress = client.admin("POST", "restore", {"volume": volume_url})
         total = sum(node["total"] for node in progress["nodes"])
         with contextlib.ExitStack() as stack:
-            advance: Callable[[int], None] = _nothing
+            advance: Callable[[int], None] = nothing
             if stderr_is_terminal():
                 bar = import_module("pulzar.cli.bar").count_bar
                 advance = stack.enter_context(bar("records", total))
@@ -157,7 +155,3 @@ def _follow(
         elif time.monotonic() - moved_s >= wait_s:
             break
     return progress
-
-
-def _nothing(_count: int) -> None:
-    return

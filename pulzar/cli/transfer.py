@@ -27,6 +27,10 @@ def progress(title: str, total_bytes: Callable[[], int]) -> Iterator[OnBytes | N
         yield on_bytes
 
 
+def nothing(_count: int) -> None:
+    """Where there is no bar."""
+
+
 class Tally:
     """What became of the files so far."""
 

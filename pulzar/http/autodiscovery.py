@@ -27,7 +27,7 @@ from pulzar.http.application import Paths
 from pulzar.http.body import body_length, read_pieces
 from pulzar.http.internal import Internal, answer
 from pulzar.http.patience import Patience
-from pulzar.http.query import parse_query
+from pulzar.http.query import number_between, parse_query
 from pulzar.http.sending import Streams
 from pulzar.limits import BLOB_BYTES_MAX, PAGE_ROWS_MAX, WAIT_S_MAX
 
@@ -48,7 +48,6 @@ PATHS: Paths = {
 UPLOAD_PATH = "/autodiscovery/upload/"
 
 _OCTETS = (b"content-type", b"application/octet-stream")
-_NUMBER = re.compile(r"[0-9]{1,20}")
 _UPLOAD = re.compile(r"[0-9a-f]{32}")
 
 
@@ -83,7 +82,7 @@ class Autodiscovery:
 
     async def _alive(self, scope: Scope, _receive: Receive, send: Send) -> None:
         asked = parse_query(scope["query_string"], ("wait",))
-        wait_s = _number(asked, "wait", 0, int(WAIT_S_MAX))
+        wait_s = number_between(asked, "wait", 0, int(WAIT_S_MAX))
         await answer(send, await self._volume.alive(wait_s))
 
     async def _compact(self, scope: Scope, _receive: Receive, send: Send) -> None:
@@ -93,19 +92,19 @@ class Autodiscovery:
     async def _log(self, scope: Scope, _receive: Receive, send: Send) -> None:
         asked = parse_query(scope["query_string"], ("after", "limit", "wait"))
         after = parse_cursor(asked.get("after", ""))
-        limit = _number(asked, "limit", 1, PAGE_ROWS_MAX)
-        wait_s = _number(asked, "wait", 0, int(WAIT_S_MAX)) if "wait" in asked else 0
+        limit = number_between(asked, "limit", 1, PAGE_ROWS_MAX)
+        wait_s = number_between(asked, "wait", 0, int(WAIT_S_MAX)) if "wait" in asked else 0
         await answer(send, await self._volume.log(after, limit=limit, wait_s=wait_s))
 
     async def _snapshot(self, scope: Scope, _receive: Receive, send: Send) -> None:
         asked = parse_query(scope["query_string"], ("after", "limit"))
-        limit = _number(asked, "limit", 1, PAGE_ROWS_MAX)
+        limit = number_between(asked, "limit", 1, PAGE_ROWS_MAX)
         after = parse_key(asked.get("after", ""))
         await answer(send, await self._volume.snapshot(after, limit=limit))
 
     async def _digests(self, scope: Scope, _receive: Receive, send: Send) -> None:
         asked = parse_query(scope["query_string"], ("after", "limit"))
-        limit = _number(asked, "limit", 1, PAGE_ROWS_MAX)
+        limit = number_between(asked, "limit", 1, PAGE_ROWS_MAX)
         after = parse_key(asked.get("after", ""))
         await answer(send, await self._volume.digests(after, limit=limit))
 
@@ -113,9 +112,9 @@ class Autodiscovery:
         """Some of a value's bytes."""
         asked = parse_query(scope["query_string"], ("key", "version", "start", "end"))
         key = parse_key(asked.get("key", ""))
-        version = _number(asked, "version", 0, U64_MAX)
-        start = _number(asked, "start", 0, BLOB_BYTES_MAX)
-        end = _number(asked, "end", start, BLOB_BYTES_MAX)
+        version = number_between(asked, "version", 0, U64_MAX)
+        start = number_between(asked, "start", 0, BLOB_BYTES_MAX)
+        end = number_between(asked, "end", start, BLOB_BYTES_MAX)
         entry = self._volume.entry(key, version)
         if entry is None or end > entry.size:
             raise Damage(f'version "{version:016x}" of this key is not on this volume')
@@ -168,10 +167,3 @@ def _check_session(wanted: SessionWanted) -> None:
         raise InvalidParameter("a master has 16 bytes")
     if not 0 <= wanted.session < 1 << 63:
         raise InvalidParameter("a session is a number of 63 bits")
-
-
-def _number(asked: dict[str, str], name: str, least: int, most: int) -> int:
-    text = asked.get(name, "")
-    if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
-        raise InvalidParameter(f"{name} is to be a number from {least} to {most}")
-    return int(text)

@@ -23,7 +23,7 @@ from pulzar.errors import InvalidParameter, NodeNotFound
 from pulzar.http.application import Paths
 from pulzar.http.internal import Internal
 from pulzar.http.patience import Patience
-from pulzar.http.query import parse_query
+from pulzar.http.query import number_between, parse_query
 from pulzar.http.sending import Streams, send_whole
 from pulzar.limits import BACKUP_BLOBS_AT_ONCE, BLOB_BYTES_MAX, MIB
 from pulzar.varidb.blob import blob_names, blob_path
@@ -41,7 +41,6 @@ PATHS: Paths = {
 
 _OCTETS = (b"content-type", b"application/octet-stream")
 _NAME = re.compile(r"segments/[0-9]{8,}\.seg|blobs/[0-9a-f]{2}/[0-9a-f]{32}\.blob")
-_NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 class Files:
@@ -77,9 +76,8 @@ class Files:
         name = asked.get("name", "")
         if not _NAME.fullmatch(name):
             raise InvalidParameter("name is to be that of a segment or a blob")
-        start, end = _number(asked, "start"), _number(asked, "end")
-        if not start <= end <= BLOB_BYTES_MAX + MIB:
-            raise InvalidParameter("start and end are to be a part of the file")
+        start = number_between(asked, "start", 0, BLOB_BYTES_MAX)
+        end = number_between(asked, "end", start, BLOB_BYTES_MAX)
         path = f"{self._serving.volume.directory}/{name}"
         disk, executor = self._serving.disk, self._serving.executor
         loop = asyncio.get_running_loop()
@@ -155,10 +153,3 @@ def _page(disk: Disk, directory: str, after: str) -> BlobPage:
         finally:
             file.close()
     return BlobPage(blobs, names[-1] if len(names) == BACKUP_BLOBS_AT_ONCE else "")
-
-
-def _number(asked: dict[str, str], name: str) -> int:
-    text = asked.get(name, "")
-    if not _NUMBER.fullmatch(text):
-        raise InvalidParameter(f"{name} is to be a number of bytes")
-    return int(text)

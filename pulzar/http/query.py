@@ -21,6 +21,7 @@ DAY_S = 24 * 3600
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _DIGITS = re.compile(r"[0-9]+")
+_U64 = re.compile(r"[0-9]{1,20}")
 _TTL = re.compile(r"([0-9]+)([smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": DAY_S}
 _DIGITS_MAX = 12  # 10 ** 12 seconds are far beyond the year 9999
@@ -101,6 +102,14 @@ def parse_ttl(text: str) -> int:
             f"ttl must be like 90s, 15m, 12h or 7d and not zero, not {shown(text)}"
         )
     return seconds
+
+
+def number_between(asked: dict[str, str], name: str, least: int, most: int) -> int:
+    """A parameter that must be there, and such a number. Raises InvalidParameter."""
+    text = asked.get(name, "")
+    if not _U64.fullmatch(text) or not least <= int(text) <= most:
+        raise InvalidParameter(f"{name} is to be a number from {least} to {most}")
+    return int(text)
 
 
 def wait_of(parameters: dict[str, str]) -> int:

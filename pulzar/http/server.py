@@ -23,6 +23,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server as EmbeddedServer
 
+from pulzar.config import url_of
 from pulzar.errors import NotReady
 from pulzar.http.application import Application
 from pulzar.limits import (
@@ -65,7 +66,7 @@ async def serve(
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await _answers(_LOOPBACKS.get(host, host), port)
-        on_ready(_url(host, port))
+        on_ready(url_of(host, port))
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         if serving.done() and not stop.is_set():
             raise NotReady("the HTTP server ended by itself")
@@ -193,7 +194,3 @@ def _allow_files() -> None:
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
