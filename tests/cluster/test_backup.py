@@ -19,13 +19,10 @@ from pulzar.backup.target import open_target
 from pulzar.client.sync import Client
 from pulzar.disk import SystemDisk
 from pulzar.testing.machines import Machine, Machines
+from tests.backup.conftest import ignore, pulzar
 from tests.cluster.conftest import MakeMachines
 
 pytestmark = pytest.mark.slow
-
-
-def ignore(_: int) -> None:
-    return
 
 
 class Backups:
@@ -44,12 +41,6 @@ class Backups:
             return back_up_site(
                 site, target, disk=SystemDisk(), now=self._now, on_size=ignore, on_bytes=ignore
             )
-
-
-def pulzar(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = "from pulzar.cli import main; main()"
-    command = [sys.executable, "-P", "-c", program, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
 
 
 def fill(machines: Machines, count: int, prefix: str = "k") -> dict[str, bytes]:
@@ -77,6 +68,23 @@ def put_back(machines: Machines, restored: Path, names: Sequence[str]) -> None:
             shutil.move(restored / machine.name, machine.directory)
 
 
+def start_restored(machines: Machines, restored: Path) -> None:
+    """Let all machines of a cluster that is down go on from the restored directories."""
+    put_back(machines, restored, [machine.name for machine in machines.volumes])
+    machines.start_master()
+    for machine in machines.volumes:
+        machine.start()
+    machines.wait_ready()
+
+
+def restore_all(backups: Backups, where: Path) -> None:
+    """Kill a cluster, restore the last snapshot, and start everything on it."""
+    backups.machines.kill()
+    done = pulzar("restore", "--from", backups.target, "--data", str(where))
+    assert done.returncode == 0, done.stderr
+    start_restored(backups.machines, where)
+
+
 def volume(machines: Machines, name: str) -> Machine:
     return next(one for one in machines.volumes if one.name == name)
 
@@ -98,11 +106,7 @@ def test_a_whole_cluster_comes_back(make_machines: MakeMachines, tmp_path: Path)
     done = pulzar("restore", "--from", backups.target, "--data", str(tmp_path / "restored"))
     assert done.returncode == 0, done.stderr
     assert "pulzar master --data" in done.stderr
-    put_back(machines, tmp_path / "restored", ["v0", "v1", "v2"])
-    machines.start_master()
-    for machine in machines.volumes:
-        machine.start()
-    machines.wait_ready()
+    start_restored(machines, tmp_path / "restored")
     assert content(machines) == known
     machines.wait_redundant(2)
     with Client(machines.master.url) as client:
@@ -175,14 +179,7 @@ def test_a_backup_while_a_volume_is_away_has_it_as_it_was(
     assert sorted(one.name for one in ran.snapshot.volumes) == ["v0", "v1", "v2"]
     with open_target(backups.target) as target:
         assert list(verify(target, on_bytes=ignore)) == []
-    machines.kill()
-    done = pulzar("restore", "--from", backups.target, "--data", str(tmp_path / "restored"))
-    assert done.returncode == 0, done.stderr
-    put_back(machines, tmp_path / "restored", ["v0", "v1", "v2"])
-    machines.start_master()
-    for machine in machines.volumes:
-        machine.start()
-    machines.wait_ready()
+    restore_all(backups, tmp_path / "restored")
     assert content(machines) == known  # what v2 did not hear of does not come back
 
 
@@ -223,14 +220,7 @@ def test_backups_while_volumes_join_die_and_compact(
     now = content(machines)
     with open_target(backups.target) as target:
         assert list(verify(target, on_bytes=ignore)) == []
-    machines.kill()
-    done = pulzar("restore", "--from", backups.target, "--data", str(tmp_path / "restored"))
-    assert done.returncode == 0, done.stderr
-    put_back(machines, tmp_path / "restored", ["v0", "v1", "v2"])
-    machines.start_master()
-    for machine in machines.volumes:
-        machine.start()
-    machines.wait_ready()
+    restore_all(backups, tmp_path / "restored")
     assert content(machines) == now
     assert known.items() <= now.items()
 

@@ -21,6 +21,7 @@ from pulzar.client.process import Server
 from pulzar.clock import SystemClock
 from pulzar.testing.machines import free_port
 from tests.docs.fences import ROOT
+from tests.docs.specified import EXAMPLE
 
 pytestmark = pytest.mark.slow
 
@@ -62,26 +63,6 @@ def execute(arguments):
     example.hello()
     return json.dumps([])
 """
-
-EXAMPLE = """\
-# File: example.py
-import json
-
-class Example:
-    def __init__(self, arg1):
-        self.arg1 = arg1
-    
-    def hello(self):
-        print('Hello example with arg ', self.arg1)
-    
-    def json_return(self):
-        return json.dumps({'my_arg': self.arg1})
-
-def execute(arguments):
-    example = Example(arguments[0])
-    example.hello()
-    return example.json_return()
-"""  # noqa: W293
 
 JOB = "def execute(arguments):\n    return arguments\n"
 FAILING_JOB = "def execute(arguments):\n    raise ValueError(arguments)\n"

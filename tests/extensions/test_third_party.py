@@ -15,31 +15,11 @@ import urllib3
 from pulzar.client.process import Server
 from pulzar.client.sync import Client
 from pulzar.clock import SystemClock
+from tests.docs.specified import EXAMPLE
 
 pytestmark = pytest.mark.slow
 
 DEADLINE_S = 30.0
-
-# As it stands in the specification.
-SPECIFICATION = """\
-# File: example.py
-import json
-
-class Example:
-    def __init__(self, arg1):
-        self.arg1 = arg1
-    
-    def hello(self):
-        print('Hello example with arg ', self.arg1)
-    
-    def json_return(self):
-        return json.dumps({'my_arg': self.arg1})
-
-def execute(arguments):
-    example = Example(arguments[0])
-    example.hello()
-    return example.json_return()
-"""  # noqa: W293
 
 
 class Site:
@@ -78,7 +58,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_the_example_of_the_specification_runs_as_it_stands(site: Site) -> None:
-    site.module("example", SPECIFICATION)
+    site.module("example", EXAMPLE)
     assert site.ask("GET", "example/hello") == (200, {"my_arg": "hello"})
     site.until(lambda: "example: Hello example with arg  hello" in site.server.log_tail())
 
